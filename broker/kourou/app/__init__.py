@@ -1,0 +1,1 @@
+"""Wiring: puts store, machines, services and edges together into the processes that users start."""

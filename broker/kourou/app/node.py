@@ -1,0 +1,188 @@
+"""A broker in a process: opens the store, wires the services, serves, keeps house, stops cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from kourou.app.metrics import node_metrics
+from kourou.app.options import BrokerOptions
+from kourou.broker.edge.admin import AdminHandlers
+from kourou.broker.edge.messages import MessageHandlers
+from kourou.broker.edge.queries import QueryHandlers
+from kourou.broker.edge.subscriptions import SubscriptionHandlers
+from kourou.broker.machines.members import StreamMembers
+from kourou.broker.services.admin import AdminService
+from kourou.broker.services.delivery import DeliveryService
+from kourou.broker.services.fetch import FetchService
+from kourou.broker.services.journal import Journal
+from kourou.broker.services.lookup import LookupService
+from kourou.broker.services.positions import PositionService
+from kourou.broker.services.produce import ProduceService
+from kourou.broker.services.state import BrokerState
+from kourou.broker.services.subscriptions import SubscriptionService
+from kourou.broker.services.upkeep import Upkeep
+from kourou.broker.store.files import OsFiles
+from kourou.broker.store.identity import Identity, claim
+from kourou.broker.store.recovery import open_store
+from kourou.broker.store.store import StoreConfig
+from kourou.core.version import VERSION
+from kourou.runtime.clock import SystemClock
+from kourou.runtime.metrics import Metrics
+from kourou.runtime.tasks import LoopLag, Periodic
+from kourou.transport.server import Handler
+
+
+class BrokerNode:
+    """One broker. ``open`` it, put ``handlers`` on a data-plane server, ``close`` it."""
+
+    def __init__(self, options: BrokerOptions, *, log: Any, on_failure: Callable[[str], None]) -> None:
+        self.options = options
+        self.clock = SystemClock()
+        self.metrics = Metrics()
+        self._log = log
+        self._on_failure = on_failure
+        self._sync_pool = ThreadPoolExecutor(1, "sync")
+        self._read_pool = ThreadPoolExecutor(2, "read")
+        self._upkeep_pool = ThreadPoolExecutor(1, "upkeep")
+        self._opened = False
+
+    def open(self) -> None:
+        """Lock the directory, recover, begin a new epoch, build the services. Blocking; inside the running loop."""
+        options = self.options
+        files = OsFiles(options.data)
+        files.lock()
+        try:
+            wanted = Identity(options.cluster, options.name, options.broker_id, str(uuid.uuid4()))
+            self.identity = claim(files, wanted)
+            self.state = BrokerState(broker=options.name)
+            started_ms = self.clock.monotonic_ms()
+            recovered = open_store(
+                files,
+                StoreConfig(options.segment_bytes, options.disk_full_ratio, options.reserve_bytes),
+                restore=self.state.restore,
+                apply=self.state.recovered,
+                notice=lambda event, fields: self._log.warning(event, **fields),
+            )
+            store = self.store = recovered.store
+            store.begin_epoch(store.epoch + 1, store_ms=self.clock.wall_ms())
+        except BaseException:
+            files.unlock()
+            raise
+        self._log.info(
+            "store_opened",
+            log_end=store.end_offset,
+            snapshot=recovered.snapshot_offset,
+            replayed=recovered.frames_replayed,
+            cut_bytes=recovered.bytes_cut,
+            epoch=store.epoch,
+            took_ms=self.clock.monotonic_ms() - started_ms,
+        )
+        self._build()
+        self._opened = True
+
+    def _build(self) -> None:
+        options, store, state, clock = self.options, self.store, self.state, self.clock
+        self.journal = Journal(
+            store,
+            state,
+            clock=clock,
+            sync_flush=options.flush == "sync",
+            sync_executor=self._sync_pool,
+            on_failure=self._on_failure,
+        )
+        self.produce = ProduceService(state, self.journal)
+        self.fetch = FetchService(store, state, self.journal, read_executor=self._read_pool)
+        self.delivery = DeliveryService(store, self.journal, read_executor=self._read_pool)
+        self.positions = PositionService(store, state, self.journal)
+        self.subscriptions = SubscriptionService(
+            state,
+            self.journal,
+            self.delivery,
+            self.positions,
+            StreamMembers(options.name, store.epoch),
+            clock=clock,
+        )
+        self.admin = AdminService(
+            state, self.journal, self.positions, self.subscriptions, clock=clock, auto_create=options.auto_create
+        )
+        self.lookup = LookupService(store, state, self.journal, read_executor=self._read_pool)
+        self.upkeep = Upkeep(
+            store,
+            state,
+            self.journal,
+            executor=self._upkeep_pool,
+            clock=clock,
+            log=self._log,
+            snapshot_bytes=options.snapshot_bytes,
+            retention_ms=int(options.retention_hours * 3_600_000),
+            retention_bytes=options.retention_bytes,
+        )
+        self.lag = LoopLag()
+        self.metrics.add(lambda: node_metrics(self))
+
+    def handlers(self) -> dict[int, Handler]:
+        """Everything a broker answers on the data plane."""
+        return {
+            **MessageHandlers(self.produce, self.fetch).table(),
+            **SubscriptionHandlers(self.subscriptions, self.delivery, auto_create=self.options.auto_create).table(),
+            **QueryHandlers(self.positions, self.lookup, self.subscriptions).table(),
+            **AdminHandlers(self.admin, status=self.status).table(),
+        }
+
+    def keep_house(self, tasks: Periodic) -> None:
+        """Start the periodic jobs."""
+        options = self.options
+        tasks.every(options.flush_interval_ms / 1000, "flush", self.journal.flush_periodically)
+        tasks.every(0.25, "members", self.subscriptions.tick)
+        tasks.every(0.1, "seal", self.upkeep.seal)
+        tasks.every(1.0, "snapshot", self.upkeep.snapshot_if_due)
+        tasks.every(1.0, "disk", self.upkeep.watch_disk)
+        tasks.every(5.0, "retention", self.upkeep.retain)
+        tasks.every(3_600.0, "broadcast", self.upkeep.forget_silent)
+
+    async def close(self) -> None:
+        """Make everything durable, write a snapshot, let go of the directory."""
+        if not self._opened:
+            return
+        self.journal.closing = True
+        self.lag.stop()
+        await asyncio.sleep(0)
+        await self.journal.sync_now()
+        await self.upkeep.seal()
+        await self.upkeep.snapshot()
+        for pool in (self._sync_pool, self._read_pool, self._upkeep_pool):
+            pool.shutdown(wait=True)
+        self.store.close()
+        self._opened = False
+
+    def status(self) -> dict[str, Any]:
+        store = self.store
+        return {
+            "version": VERSION,
+            "cluster": self.identity.cluster,
+            "broker": self.identity.broker,
+            "broker_id": self.identity.broker_id,
+            "epoch": store.epoch,
+            "flush": self.options.flush,
+            "log": {
+                "start": store.min_offset,
+                "end": store.end_offset,
+                "confirmed": self.journal.confirmed,
+                "synced": store.synced_offset,
+                "snapshot": store.snapshot_offset,
+                "segments": len(store.log.bases),
+                "damaged": store.damaged,
+            },
+            "disk": {"used_ratio": round(store.space.ratio, 4), "full": store.space.full},
+            "topics": len(self.state.topics.all()),
+            "groups": len(self.state.groups.all()),
+            "subscriptions": self.subscriptions.count,
+            "producers": len(self.state.producers),
+            "messages_in": self.produce.messages_in,
+            "messages_out": self.delivery.messages_out,
+            "loop_lag_max_ms": round(self.lag.max_ms, 3),
+        }

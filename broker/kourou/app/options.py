@@ -1,0 +1,72 @@
+"""What a broker process can be told: one place for names, defaults, units and limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from kourou.core.errors import BadRequest
+from kourou.core.names import check_broker
+from kourou.core.route import Endpoint, parse_endpoint
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerOptions:
+    """Options of a broker, the standalone node included."""
+
+    data: Path = Path("kourou-data")
+    host: str = "127.0.0.1"  # there is no authentication yet, so nothing else is bound unless told to
+    port: int = 10911  # data plane; 0 picks a free one
+    grpc_port: int = 8081  # official API (until it arrives: a health check)
+    http_port: int = 8088  # /metrics, /healthz, /readyz
+    cluster: str = "kourou"
+    name: str = "broker-a"  # of the broker group
+    broker_id: int = 0  # 0 is the master
+    nameservers: tuple[Endpoint, ...] = ()  # their gRPC addresses
+    advertised: str = "auto"  # host:port that clients are told; auto: where the asker can reach us
+    flush: str = "async"  # async: answered when written, fdatasync every flush_interval_ms; sync: after fdatasync
+    flush_interval_ms: int = 200
+    auto_create: bool = True  # topics and groups come into being at first use
+    retention_hours: float = 72.0
+    retention_bytes: int = 0  # of the log; 0: no bound
+    segment_bytes: int = 256 * MIB
+    snapshot_bytes: int = 64 * MIB  # a snapshot is taken after this much log
+    disk_full_ratio: float = 0.95  # client writes are refused from this share of the file system on
+    reserve_bytes: int = 64 * MIB
+    max_connections: int = 20_000
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        check_broker(self.name)
+        check_broker(self.cluster)
+        _among("flush", self.flush, ("async", "sync"))
+        _among("log_level", self.log_level, ("debug", "info", "warning", "error"))
+        for name in ("port", "grpc_port", "http_port"):
+            _within(name, getattr(self, name), 0, 65_535)
+        _within("broker_id", self.broker_id, 0, 1_000)
+        _within("flush_interval_ms", self.flush_interval_ms, 10, 60_000)
+        _within("retention_hours", self.retention_hours, 0.001, 24 * 3650)
+        _within("retention_bytes", self.retention_bytes, 0, 1 << 60)
+        _within("segment_bytes", self.segment_bytes, 64 * 1024, 4 << 30)
+        _within("snapshot_bytes", self.snapshot_bytes, 64 * 1024, 1 << 40)
+        _within("disk_full_ratio", self.disk_full_ratio, 0.1, 1.0)
+        _within("reserve_bytes", self.reserve_bytes, 0, 1 << 40)
+        _within("max_connections", self.max_connections, 1, 1_000_000)
+        if self.advertised != "auto":
+            parse_endpoint(self.advertised)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise BadRequest(f"option {name} is {value}; from {low:g} to {high:g} is allowed")
+
+
+def _among(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadRequest(f"option {name} is {value!r}; allowed are {', '.join(allowed)}")
+
+
+def option_names() -> tuple[str, ...]:
+    return tuple(field.name for field in fields(BrokerOptions))

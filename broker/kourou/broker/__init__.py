@@ -1,0 +1,1 @@
+"""A broker: its log, its rules, its services, its edges."""

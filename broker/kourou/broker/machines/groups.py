@@ -1,0 +1,113 @@
+"""Which consumer groups there are, and of what shape: a projection of the log's group records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kourou.broker.machines.projection import decode_items, digest_of, encode_slices
+from kourou.core.errors import AlreadyExists, GroupNotFound, GroupShapeMismatch, LimitExceeded
+from kourou.core.route import GroupShape
+
+Record = dict[str, Any]
+GROUPS_MAX = 100_000
+ATTEMPTS_DEFAULT = 16  # RocketMQ's retryMaxTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    name: str
+    shape: GroupShape | None  # None until it is first used
+    fifo: bool  # recorded; whether deliveries are ordered is the topic's matter
+    max_attempts: int
+    created_ms: int
+
+
+class GroupRegistry:
+    def __init__(self, *, groups_max: int = GROUPS_MAX) -> None:
+        self._groups: dict[str, Group] = {}
+        self._groups_max = groups_max
+
+    def find(self, name: str) -> Group | None:
+        return self._groups.get(name)
+
+    def get(self, name: str) -> Group:
+        group = self._groups.get(name)
+        if group is None:
+            raise GroupNotFound(f"group {name[:120]!r} does not exist here; create it with 'kourou group create'")
+        return group
+
+    def all(self) -> list[Group]:
+        return sorted(self._groups.values(), key=lambda group: group.name)
+
+    def create(self, name: str, *, shape: GroupShape | None, fifo: bool, max_attempts: int, now_ms: int) -> list[Record]:
+        old = self._groups.get(name)
+        if old is None:
+            if len(self._groups) >= self._groups_max:
+                raise LimitExceeded(f"there are {len(self._groups)} groups; the limit is {self._groups_max}")
+            return [_record(Group(name, shape, fifo, max_attempts, now_ms))]
+        if shape is not None and old.shape is not None and shape is not old.shape:
+            raise GroupShapeMismatch(f"group {name} has the shape {old.shape.value}, not {shape.value}")
+        if (old.fifo, old.max_attempts) != (fifo, max_attempts):
+            raise AlreadyExists(
+                f"group {name} exists with fifo={old.fifo} and max_attempts={old.max_attempts}, "
+                f"not fifo={fifo} and max_attempts={max_attempts}"
+            )
+        return [_record(replace(old, shape=shape))] if shape is not None and old.shape is None else []
+
+    def use(self, name: str, shape: GroupShape, *, auto_create: bool, now_ms: int) -> list[Record]:
+        """A member comes: its shape must be the group's, which is fixed by the first one."""
+        old = self._groups.get(name)
+        if old is None:
+            if not auto_create:
+                raise GroupNotFound(
+                    f"group {name} does not exist and automatic creation is switched off; create it with "
+                    "'kourou group create'"
+                )
+            return self.create(name, shape=shape, fifo=False, max_attempts=ATTEMPTS_DEFAULT, now_ms=now_ms)
+        if old.shape is None:
+            return [_record(replace(old, shape=shape))]
+        if old.shape is not shape:
+            raise GroupShapeMismatch(f"group {name} has the shape {old.shape.value}; it can't be used as {shape.value}")
+        return []
+
+    def delete(self, name: str) -> list[Record]:
+        self.get(name)
+        return [{"t": "group-", "name": name}]
+
+    def replay(self, record: Record, *, log_offset: int, store_ms: int) -> None:
+        if record["t"] == "group-":
+            self._groups.pop(record["name"], None)
+        else:
+            self._put(record)
+
+    def _put(self, record: Record) -> None:
+        shape = GroupShape(record["shape"]) if record["shape"] is not None else None
+        self._groups[record["name"]] = Group(record["name"], shape, record["fifo"], record["max_attempts"], record["ms"])
+
+    # ---- projection
+
+    def capture(self) -> list[Any]:
+        return [_record(group) for group in self.all()]
+
+    def snapshot(self) -> Iterator[bytes]:
+        return encode_slices(self.capture())
+
+    def restore(self, data: bytes) -> None:
+        for record in decode_items(data):
+            self._put(record)
+
+    def digest(self) -> str:
+        return digest_of(self.capture())
+
+
+def _record(group: Group) -> Record:
+    return {
+        "t": "group",
+        "name": group.name,
+        "shape": group.shape.value if group.shape is not None else None,
+        "fifo": group.fifo,
+        "max_attempts": group.max_attempts,
+        "ms": group.created_ms,
+    }

@@ -1,0 +1,1 @@
+"""Use cases of a broker, one a file: asyncio above the store and the machines, below the edge."""

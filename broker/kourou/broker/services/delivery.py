@@ -1,0 +1,249 @@
+"""Pushing frames to subscribers: each has cursors on its queues and credit; frames leave exactly as they lie in the log.
+
+A cursor is *ready* when its queue may have frames below the confirm offset, else it waits to be woken by the journal.
+One turn sends a subscription at most TURN_BYTES_MAX, round robin over its ready cursors, so that neither a big backlog
+nor a busy queue starves the others. Pages that are not in the page cache are read in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from kourou.broker.services.journal import Journal
+from kourou.broker.store.store import ReadPlan, Store
+from kourou.core.errors import KourouError, OffsetOutOfRange
+
+TURN_BYTES_MAX = 1024 * 1024
+READ_BYTES_MAX = 256 * 1024
+
+Generation = tuple[int, int]
+
+
+class Outlet(Protocol):
+    """The connection of a subscriber, as far as deliveries need it."""
+
+    @property
+    def writable(self) -> bool: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def deliver(self, subscription: int, cursor: Cursor, data: bytes, next_offset: int) -> None:
+        """Send frames (or an empty body, which only moves the position)."""
+        ...
+
+    def failed(self, subscription: int, cursor: Cursor, failure: KourouError) -> None:
+        """The queue can't be read on (damage); the subscriber must be told."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """Where one subscription is in one queue."""
+
+    key: int
+    queue_id: int
+    generation: Generation
+    session: int
+    offset: int
+    paused: bool = False
+    waiting: bool = False
+    gone: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    number: int
+    group: str
+    topic: str
+    mode: str
+    member: str
+    tag_hashes: frozenset[int] | None
+    outlet: Outlet
+    credit: int
+    cursors: dict[int, Cursor] = field(default_factory=dict)  # by queue id
+    ready: deque[Cursor] = field(default_factory=deque)
+    scheduled: bool = False
+    reading: bool = False  # a cold read is under way in a thread
+    closed: bool = False
+
+
+class DeliveryService:
+    """Moves frames from the log to subscribers as credit and the confirm offset allow."""
+
+    def __init__(self, store: Store, journal: Journal, *, read_executor: Executor) -> None:
+        self._store = store
+        self._journal = journal
+        self._executor = read_executor
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, set[tuple[Subscription, Cursor]]] = {}  # by queue key
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.messages_out = 0
+        self.bytes_out = 0
+        self.frames_out = 0
+        self.cold_reads = 0
+        journal.on_confirmed(self._arrived)
+
+    # ---- what subscriptions do
+
+    def start(self, subscription: Subscription, cursor: Cursor) -> None:
+        """Begin, or begin again, to deliver a queue from the cursor's offset."""
+        self.stop(subscription, cursor.queue_id)
+        subscription.cursors[cursor.queue_id] = cursor
+        subscription.ready.append(cursor)
+        self._schedule(subscription)
+
+    def stop(self, subscription: Subscription, queue_id: int) -> Cursor | None:
+        """Deliver nothing more of a queue; the cursor it had."""
+        cursor = subscription.cursors.pop(queue_id, None)
+        if cursor is not None:
+            cursor.gone = True
+            self._unwait(subscription, cursor)
+        return cursor
+
+    def close(self, subscription: Subscription) -> None:
+        subscription.closed = True
+        for queue_id in list(subscription.cursors):
+            self.stop(subscription, queue_id)
+        subscription.ready.clear()
+
+    def grant(self, subscription: Subscription, count: int) -> None:
+        """More credit; the client has taken ``count`` bytes off its hands."""
+        subscription.credit += count
+        self._schedule(subscription)
+
+    def pause(self, subscription: Subscription, queue_id: int, paused: bool) -> None:
+        cursor = subscription.cursors.get(queue_id)
+        if cursor is None or cursor.paused == paused:
+            return
+        cursor.paused = paused
+        if not paused and not cursor.waiting and cursor not in subscription.ready:
+            subscription.ready.append(cursor)
+            self._schedule(subscription)
+
+    def writable(self, subscription: Subscription) -> None:
+        self._schedule(subscription)
+
+    # ---- inside
+
+    def _arrived(self, keys: set[int]) -> None:
+        waiting = self._waiting
+        for key in keys & waiting.keys() if len(keys) > 8 else keys:
+            for subscription, cursor in waiting.pop(key, ()):
+                cursor.waiting = False
+                subscription.ready.append(cursor)
+                if subscription.credit > 0:
+                    self._schedule(subscription)
+
+    def _unwait(self, subscription: Subscription, cursor: Cursor) -> None:
+        if cursor.waiting:
+            cursor.waiting = False
+            entries = self._waiting.get(cursor.key)
+            if entries is not None:
+                entries.discard((subscription, cursor))
+                if not entries:
+                    del self._waiting[cursor.key]
+
+    def _wait(self, subscription: Subscription, cursor: Cursor) -> None:
+        cursor.waiting = True
+        self._waiting.setdefault(cursor.key, set()).add((subscription, cursor))
+
+    def _schedule(self, subscription: Subscription) -> None:
+        if not subscription.scheduled and not subscription.reading and subscription.ready:
+            subscription.scheduled = True
+            self._loop.call_soon(self._turn, subscription)
+
+    def _turn(self, subscription: Subscription) -> None:
+        subscription.scheduled = False
+        sent = 0
+        while self._may_send(subscription) and sent < TURN_BYTES_MAX:
+            cursor = subscription.ready.popleft()
+            if cursor.gone or cursor.paused:
+                continue
+            try:
+                plan = self._plan(subscription, cursor)
+                data = self._store.read(plan, cached_only=True)
+            except KourouError as failure:
+                self._unreadable(subscription, cursor, failure)
+                continue
+            if data is None:
+                self._read_cold(subscription, cursor, plan)
+                return
+            sent += self._took(subscription, cursor, plan, data)
+        if sent >= TURN_BYTES_MAX and self._may_send(subscription):
+            self._schedule(subscription)
+
+    @staticmethod
+    def _may_send(subscription: Subscription) -> bool:
+        return bool(
+            subscription.ready
+            and subscription.credit > 0
+            and subscription.outlet.writable
+            and not subscription.outlet.closed
+            and not subscription.closed
+        )
+
+    def _plan(self, subscription: Subscription, cursor: Cursor) -> ReadPlan:
+        return self._store.plan(
+            cursor.key,
+            cursor.offset,
+            bytes_max=min(READ_BYTES_MAX, max(subscription.credit, 1)),
+            below=self._journal.confirmed,
+            tag_hashes=subscription.tag_hashes,
+        )
+
+    def _took(self, subscription: Subscription, cursor: Cursor, plan: ReadPlan, data: bytes) -> int:
+        """Send what was read; the bytes sent. The cursor goes to the end of the line, or waits at the end of its queue."""
+        size = len(data)
+        if plan.next_offset > cursor.offset:
+            self.messages_out += plan.next_offset - cursor.offset
+            cursor.offset = plan.next_offset
+            subscription.credit -= size
+            self.bytes_out += size
+            subscription.outlet.deliver(subscription.number, cursor, data, plan.next_offset)
+            subscription.ready.append(cursor)
+        else:
+            self._wait(subscription, cursor)
+        return size
+
+    def _unreadable(self, subscription: Subscription, cursor: Cursor, failure: KourouError) -> None:
+        if isinstance(failure, OffsetOutOfRange):
+            low, high = self._store.queue_bounds(cursor.key)
+            if cursor.offset < low:  # retention passed the reader by
+                cursor.offset = low
+                subscription.outlet.deliver(subscription.number, cursor, b"", low)
+                subscription.ready.append(cursor)
+            elif cursor.offset > high:
+                cursor.gone = True
+                subscription.outlet.failed(subscription.number, cursor, failure)
+            else:
+                self._wait(subscription, cursor)
+            return
+        cursor.gone = True
+        subscription.outlet.failed(subscription.number, cursor, failure)
+
+    def _read_cold(self, subscription: Subscription, cursor: Cursor, plan: ReadPlan) -> None:
+        subscription.reading = True
+        self.cold_reads += 1
+        task = self._loop.create_task(self._finish_cold(subscription, cursor, plan))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish_cold(self, subscription: Subscription, cursor: Cursor, plan: ReadPlan) -> None:
+        try:
+            data = await self._loop.run_in_executor(self._executor, partial(self._store.read, plan, cached_only=False))
+            assert data is not None
+        except KourouError as failure:
+            subscription.reading = False
+            if not cursor.gone:
+                self._unreadable(subscription, cursor, failure)
+        else:
+            subscription.reading = False
+            if not cursor.gone and not subscription.closed:
+                self._took(subscription, cursor, plan, data)
+        self._schedule(subscription)

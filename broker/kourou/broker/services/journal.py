@@ -1,0 +1,318 @@
+"""The one writer of a broker's log: decide, append, apply, wait, answer.
+
+Whatever a turn of the event loop wants to append is gathered and written by one ``writev``; it is applied to the state
+at once, so that the next decision sees it, and answered only when its condition holds: written (``flush = async``) or
+made durable by fdatasync (``flush = sync``; one call for all that wait). Consumers are told of a frame at that same
+moment, so nobody reads what could still be lost within the guarantee that was chosen.
+
+Order of events for a frame: check the producer's window -> append -> apply -> confirmed -> answer and wake readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from kourou.broker.services.state import BrokerState
+from kourou.broker.store.store import Appended, CheckedFrame, Store
+from kourou.core.clock import Clock
+from kourou.core.errors import FlushFailed, KourouError, ShuttingDown, TopicNotFound
+from kourou.core.frame import Kind, seal
+from kourou.core.wire import encode_json
+
+TURN_BYTES_MAX = 2 * 1024 * 1024  # appended in one go; more waits for the next turn, so that the loop is not held
+METADATA_BYTES_MAX = 1024 * 1024  # of one metadata frame
+INLINE_SYNC_MS_MAX = 1.0  # a lone waiter's fdatasync runs on the loop while the disk answers within this
+
+
+@dataclass(slots=True)
+class FrameJob:
+    """A checked frame on its way into the log. ``done`` is called exactly once, with a result or an error."""
+
+    frame: CheckedFrame
+    done: Callable[[Appended | None, bool, KourouError | None], None]  # result, is it a duplicate, or the error
+
+
+class Journal:
+    """Appends, applies, confirms."""
+
+    def __init__(
+        self,
+        store: Store,
+        state: BrokerState,
+        *,
+        clock: Clock,
+        sync_flush: bool,
+        sync_executor: Executor,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._clock = clock
+        self._sync_flush = sync_flush
+        self._executor = sync_executor
+        self._on_failure = on_failure  # the disk failed for good: the process must go down
+        self._loop = asyncio.get_running_loop()
+        self._jobs: deque[FrameJob] = deque()
+        self._records: list[tuple[dict[str, Any], Callable[[KourouError | None], None]]] = []
+        self._scheduled = False
+        self._waiting: deque[tuple[int, Callable[[KourouError | None], None]]] = deque()
+        self._touched: deque[tuple[int, int]] = deque()  # (end offset of the frame, queue key), in log order
+        self._listeners: list[Callable[[set[int]], None]] = []
+        self._syncing = False
+        self._sync_ms = 0.0  # how long fdatasync took lately
+        self._failed: KourouError | None = None
+        self.confirmed = store.end_offset  # C: consumers see only frames below it
+        self.closing = False
+
+    # ---- what services call
+
+    def submit(self, job: FrameJob) -> None:
+        """Append at the end of this loop turn."""
+        self._jobs.append(job)
+        self._schedule()
+
+    def submit_record(self, record: dict[str, Any], done: Callable[[KourouError | None], None]) -> None:
+        """The same for a metadata record; all records of a turn share a frame."""
+        self._records.append((record, done))
+        self._schedule()
+
+    async def write(self, records: list[dict[str, Any]]) -> None:
+        """Append and apply metadata records now, after everything that waits; return when they are confirmed."""
+        if not records:
+            return
+        while self._jobs or self._records:
+            self._commit_turn()
+        future: asyncio.Future[None] = self._loop.create_future()
+        missing = len(records)
+
+        def done(failure: KourouError | None) -> None:
+            nonlocal missing
+            missing -= 1
+            if failure is not None and not future.done():
+                future.set_exception(failure)
+            elif missing == 0 and not future.done():
+                future.set_result(None)
+
+        self._append_records([(record, done) for record in records])
+        self._confirm()
+        await future
+
+    def on_confirmed(self, listener: Callable[[set[int]], None]) -> None:
+        """Call back with the queue keys that have new frames below ``confirmed``."""
+        self._listeners.append(listener)
+
+    async def sync_now(self) -> None:
+        """Make everything appended so far durable."""
+        if self._store.synced_offset < self._store.end_offset and self._failed is None:
+            target = self._store.end_offset
+            while self._store.synced_offset < target and self._failed is None:
+                if self._syncing:
+                    await asyncio.sleep(0.001)
+                else:
+                    await self._sync_in_thread()
+
+    async def flush_periodically(self) -> None:
+        """One beat of ``flush = async``: called every 200 ms by the owner of the loop's periodic tasks."""
+        if not self._syncing and self._store.synced_offset < self._store.end_offset and self._failed is None:
+            await self._sync_in_thread()
+
+    # ---- one turn
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._commit_turn()
+        if self._jobs or self._records:
+            self._schedule()
+
+    def _commit_turn(self) -> None:
+        self._append_jobs()
+        if self._records:
+            records, self._records = self._records, []
+            self._append_records(records)
+        self._confirm()
+
+    def _append_jobs(self) -> None:
+        jobs: list[FrameJob] = []
+        size = 0
+        twins: dict[tuple[int, int], FrameJob] = {}
+        late: list[tuple[FrameJob, FrameJob]] = []
+        while self._jobs and size < TURN_BYTES_MAX:
+            job = self._jobs.popleft()
+            header = job.frame.header
+            failure = self._refusal(job)
+            if failure is not None:
+                job.done(None, False, failure)
+                continue
+            if header.producer_id:
+                twin = twins.get((header.producer_id, header.sequence))
+                if twin is not None:
+                    late.append((job, twin))
+                    continue
+                if self._answered_before(job):
+                    continue
+                twins[header.producer_id, header.sequence] = job
+            jobs.append(job)
+            size += header.size
+        if not jobs:
+            return
+        try:
+            appended = self._store.append([job.frame for job in jobs], store_ms=self._clock.wall_ms())
+        except KourouError as failure:
+            self._note_failure(failure)
+            for job in jobs:
+                job.done(None, False, failure)
+            for job, _ in late:
+                job.done(None, False, failure)
+            return
+        for job, result in zip(jobs, appended, strict=True):
+            self._state.applied(job.frame, result)
+            self._touched.append((result.end_offset, job.frame.key))
+            self._wait(job, result, False)
+        for job, twin in late:
+            if not self._answered_before(job):
+                job.done(None, False, ShuttingDown(f"the twin of sequence {twin.frame.header.sequence} was not stored"))
+
+    def _refusal(self, job: FrameJob) -> KourouError | None:
+        if self._failed is not None:
+            return self._failed
+        if self.closing:
+            return ShuttingDown("the broker is shutting down; reconnect")
+        if not self._state.topics.is_live(job.frame.incarnation):
+            return TopicNotFound(f"topic {job.frame.header.topic!r} was deleted")
+        return None
+
+    def _answered_before(self, job: FrameJob) -> bool:
+        """Answer a frame that its producer's window knows, or that the window refuses; True if that is so."""
+        try:
+            known = self._state.window(job.frame)
+        except KourouError as failure:
+            job.done(None, False, failure)
+            return True
+        if known is None:
+            return False
+        self._wait(job, known, True)
+        return True
+
+    def _wait(self, job: FrameJob, result: Appended, duplicate: bool) -> None:
+        if not self._sync_flush or result.end_offset <= self.confirmed:
+            job.done(result, duplicate, None)
+            return
+
+        def confirmed(failure: KourouError | None) -> None:
+            job.done(None if failure else result, duplicate, failure)
+
+        self._waiting.append((result.end_offset, confirmed))
+
+    def _append_records(self, records: list[tuple[dict[str, Any], Callable[[KourouError | None], None]]]) -> None:
+        at = 0
+        while at < len(records):
+            encoded: list[bytes] = []
+            size, first = 0, at
+            while at < len(records) and size < METADATA_BYTES_MAX and len(encoded) < 10_000:
+                encoded.append(encode_json(records[at][0]))
+                size += len(encoded[-1])
+                at += 1
+            self._append_metadata(encoded, records[first:at])
+
+    def _append_metadata(
+        self, encoded: list[bytes], records: list[tuple[dict[str, Any], Callable[[KourouError | None], None]]]
+    ) -> None:
+        store_ms = self._clock.wall_ms()
+        try:
+            if self._failed is not None:
+                raise self._failed
+            frame = metadata_frame(encoded, born_ms=store_ms)
+            (result,) = self._store.append([frame], store_ms=store_ms, client=False)
+        except KourouError as failure:
+            self._note_failure(failure)
+            for _, done in records:
+                done(failure)
+            return
+        for record, done in records:
+            self._state.replay(record, log_offset=result.log_offset, store_ms=result.store_ms)
+            if self._sync_flush:
+                self._waiting.append((result.end_offset, done))
+            else:
+                done(None)
+
+    # ---- confirmation
+
+    def _confirm(self) -> None:
+        offset = self._store.synced_offset if self._sync_flush else self._store.end_offset
+        if offset > self.confirmed:
+            self.confirmed = offset
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= self.confirmed:
+            waiting.popleft()[1](None)
+        if self._touched and self._touched[0][0] <= self.confirmed:
+            keys: set[int] = set()
+            while self._touched and self._touched[0][0] <= self.confirmed:
+                keys.add(self._touched.popleft()[1])
+            for listener in self._listeners:
+                listener(keys)
+        if self._sync_flush and self._store.synced_offset < self._store.end_offset and not self._syncing:
+            self._start_sync()
+
+    def _start_sync(self) -> None:
+        if self._failed is not None:
+            return
+        if len(self._waiting) == 1 and self._sync_ms < INLINE_SYNC_MS_MAX:
+            started = self._loop.time()
+            try:
+                self._store.note_synced(self._store.sync())
+            except KourouError as failure:
+                self._note_failure(failure)
+                self._fail_waiting()
+                return
+            self._measure(started)
+            self._confirm()
+        else:
+            self._syncing = True
+            self._loop.create_task(self._sync_and_confirm())
+
+    async def _sync_and_confirm(self) -> None:
+        self._syncing = False
+        await self._sync_in_thread()
+
+    async def _sync_in_thread(self) -> None:
+        self._syncing = True
+        started = self._loop.time()
+        try:
+            synced = await self._loop.run_in_executor(self._executor, self._store.sync)
+            self._store.note_synced(synced)
+        except KourouError as failure:
+            self._note_failure(failure)
+            self._fail_waiting()
+            return
+        finally:
+            self._syncing = False
+        self._measure(started)
+        self._confirm()
+
+    def _measure(self, started: float) -> None:
+        self._sync_ms = 0.8 * self._sync_ms + 0.2 * (self._loop.time() - started) * 1000
+
+    def _note_failure(self, failure: KourouError) -> None:
+        if isinstance(failure, FlushFailed) and self._failed is None:
+            self._failed = failure
+            self._on_failure(str(failure))
+
+    def _fail_waiting(self) -> None:
+        failure = self._failed or FlushFailed("the disk could not make the data durable")
+        while self._waiting:
+            self._waiting.popleft()[1](failure)
+
+
+def metadata_frame(encoded: list[bytes], *, born_ms: int) -> CheckedFrame:
+    """A frame of metadata records that the broker itself seals."""
+    return CheckedFrame.trusted(seal(topic="", queue_id=0, records=encoded, born_ms=born_ms, kind=Kind.METADATA))

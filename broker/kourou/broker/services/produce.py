@@ -1,0 +1,162 @@
+"""Taking sealed frames from producers: check everything, hand what passes to the journal, answer all together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kourou.broker.machines.topics import Topic
+from kourou.broker.services.journal import FrameJob, Journal
+from kourou.broker.services.state import BrokerState
+from kourou.broker.store.columns import check_columns
+from kourou.broker.store.store import Appended, CheckedFrame
+from kourou.core.errors import (
+    BadRequest,
+    FrameInvalid,
+    KourouError,
+    NotSupported,
+    PredecessorRefused,
+    QueueNotFound,
+    TopicTypeMismatch,
+)
+from kourou.core.frame import Column, Kind, SealedHeader, check_sealed_crc, parse_sealed
+from kourou.core.limits import FRAMES_PER_REQUEST_MAX
+from kourou.core.route import TopicType
+
+
+@dataclass(slots=True)
+class FrameResult:
+    """What became of one frame: stored (error is None) or refused."""
+
+    queue_id: int = 0
+    queue_offset: int = 0
+    log_offset: int = 0
+    store_ms: int = 0
+    duplicate: bool = False
+    error: KourouError | None = None
+
+
+class ProduceService:
+    """Validates and submits; counts what came in."""
+
+    def __init__(self, state: BrokerState, journal: Journal) -> None:
+        self._state = state
+        self._journal = journal
+        self.messages_in = 0
+        self.bytes_in = 0
+        self.frames_in = 0
+        self.refused = 0
+        self.duplicates = 0
+
+    def produce(self, body: memoryview, count: int, done: Callable[[list[FrameResult]], None]) -> None:
+        """Store the ``count`` sealed parts that lie one after the other in ``body``; ``done`` gets a result for each.
+
+        Raises BadRequest or FrameInvalid when the request can't be cut into frames; nothing is stored then.
+        """
+        if not 0 < count <= FRAMES_PER_REQUEST_MAX:
+            raise BadRequest(f"request says {count} frames; from 1 to {FRAMES_PER_REQUEST_MAX} are allowed")
+        headers: list[tuple[int, SealedHeader]] = []
+        at = 0
+        for _ in range(count):
+            header = parse_sealed(body, at)
+            headers.append((at, header))
+            at += header.size
+        if at != len(body):
+            raise FrameInvalid(f"{count} frames take {at} bytes, the request has {len(body)}")
+        results = [FrameResult() for _ in headers]
+        collector = _Collector(self, results, done)
+        stopped: set[tuple[int, str, int]] = set()  # (producer, topic, queue) with a refused frame in this request
+        for number, (at, header) in enumerate(headers):
+            result = results[number]
+            result.queue_id = header.queue_id
+            source = (header.producer_id, header.topic, header.queue_id)
+            try:
+                if source in stopped and header.producer_id:
+                    raise PredecessorRefused("an earlier frame of this producer and queue was refused")
+                frame = self.check(body[at : at + header.size], header)
+            except KourouError as failure:
+                if header.producer_id:
+                    stopped.add(source)
+                collector.refuse(result, failure)
+                continue
+            self._journal.submit(FrameJob(frame, collector.expect(result, header)))
+        collector.all_submitted()
+
+    def check(self, sealed: memoryview, header: SealedHeader) -> CheckedFrame:
+        """The frame, if it may be appended; raises what is wrong with it. O(1) in Python for any number of records."""
+        if header.kind != Kind.MESSAGES:
+            raise FrameInvalid("producers may send message frames only")
+        topic = self._state.topics.get(header.topic)
+        if header.queue_id >= topic.queues:
+            raise QueueNotFound(f"topic {topic.name} has {topic.queues} queues on this broker, not queue {header.queue_id}")
+        check_type(topic, header)
+        crc = check_sealed_crc(sealed, 0, header.size)
+        return CheckedFrame(sealed, header, crc, topic.incarnation, check_columns(sealed, 0, header))
+
+
+def check_type(topic: Topic, header: SealedHeader) -> None:
+    """A topic takes the messages it was created for."""
+    columns = header.columns
+    if topic.type not in (TopicType.NORMAL, TopicType.FIFO):
+        raise NotSupported(f"topic {topic.name} has type {topic.type.value}, which this version can't send to yet")
+    if columns & Column.DUE_TIMES:
+        raise TopicTypeMismatch(f"topic {topic.name} has type {topic.type.value} and takes no messages with a due time")
+    if columns & Column.PRIORITIES:
+        raise TopicTypeMismatch(f"topic {topic.name} has type {topic.type.value} and takes no messages with a priority")
+    if topic.type is TopicType.FIFO:
+        if not columns & Column.GROUP_HASHES:
+            raise TopicTypeMismatch(f"topic {topic.name} has type fifo: every message needs a message group")
+        if header.compression:
+            raise FrameInvalid(f"topic {topic.name} has type fifo: its frames are not compressed as a whole")
+    elif columns & Column.GROUP_HASHES:
+        raise TopicTypeMismatch(f"topic {topic.name} has type normal: a message group needs a topic of type fifo")
+
+
+class _Collector:
+    """Waits for the results of a request's frames."""
+
+    __slots__ = ("_done", "_missing", "_results", "_service", "_submitted")
+
+    def __init__(
+        self, service: ProduceService, results: list[FrameResult], done: Callable[[list[FrameResult]], None]
+    ) -> None:
+        self._service = service
+        self._results = results
+        self._done = done
+        self._missing = 0
+        self._submitted = False
+
+    def refuse(self, result: FrameResult, failure: KourouError) -> None:
+        result.error = failure
+        self._service.refused += 1
+
+    def expect(
+        self, result: FrameResult, header: SealedHeader
+    ) -> Callable[[Appended | None, bool, KourouError | None], None]:
+        self._missing += 1
+        service = self._service
+
+        def done(appended: Appended | None, duplicate: bool, failure: KourouError | None) -> None:
+            if appended is None:
+                self.refuse(result, failure or PredecessorRefused("not stored"))
+            else:
+                result.queue_offset = appended.queue_offset
+                result.log_offset = appended.log_offset
+                result.store_ms = appended.store_ms
+                result.duplicate = duplicate
+                if duplicate:
+                    service.duplicates += 1
+                else:
+                    service.frames_in += 1
+                    service.messages_in += header.record_count
+                    service.bytes_in += header.raw_size
+            self._missing -= 1
+            if self._missing == 0 and self._submitted:
+                self._done(self._results)
+
+        return done
+
+    def all_submitted(self) -> None:
+        self._submitted = True
+        if self._missing == 0:
+            self._done(self._results)

@@ -1,0 +1,132 @@
+"""What a broker does by itself: sealing full segments, snapshots, retention, watching the disk.
+
+Each job is a short step on the loop or a call in a thread; none holds the loop. The owner (``app``) runs the jobs as
+periodic tasks, so they never overlap themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, Protocol
+
+from kourou.broker.services.journal import Journal
+from kourou.broker.services.state import BrokerState
+from kourou.broker.store import snapshot
+from kourou.broker.store.recovery import INDEX_PART
+from kourou.broker.store.store import Store
+from kourou.core.clock import Clock
+from kourou.core.errors import DiskFull, KourouError
+
+SEGMENTS_PER_ROUND = 4  # dropped by retention in one go
+
+
+class Log(Protocol):
+    def info(self, event: str, **fields: Any) -> Any: ...
+
+    def warning(self, event: str, **fields: Any) -> Any: ...
+
+
+class Upkeep:
+    def __init__(
+        self,
+        store: Store,
+        state: BrokerState,
+        journal: Journal,
+        *,
+        executor: Executor,
+        clock: Clock,
+        log: Log,
+        snapshot_bytes: int,
+        retention_ms: int,
+        retention_bytes: int,
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._journal = journal
+        self._executor = executor
+        self._clock = clock
+        self._log = log
+        self._snapshot_bytes = snapshot_bytes
+        self._retention_ms = retention_ms
+        self._retention_bytes = retention_bytes
+        self._last_store_ms: dict[int, int] = {}  # of sealed segments, by base
+        self._oldest_snapshot = min(snapshot.offsets(store.files), default=0)
+        self.snapshots = 0
+        self.segments_sealed = 0
+        self.segments_deleted = 0
+
+    async def _thread(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    async def seal(self) -> None:
+        """Write the index files of full segments."""
+        while (job := self._store.take_seal_job()) is not None:
+            await self._thread(job.run)
+            self._store.finish_seal(job)
+            self.segments_sealed += 1
+            self._log.info("segment_sealed", base=job.base)
+
+    async def snapshot_if_due(self) -> None:
+        if self._store.end_offset - self._store.snapshot_offset >= self._snapshot_bytes:
+            await self.snapshot()
+
+    async def snapshot(self) -> None:
+        """Write a snapshot of everything applied so far; what was captured stays as it was while the log goes on."""
+        offset = self._store.end_offset
+        if offset <= self._store.snapshot_offset:
+            return
+        captured = self._state.parts()
+        parts: dict[str, list[bytes]] = {INDEX_PART: self._store.index.export_open()}
+        for name, slices in captured.items():
+            parts[name] = []
+            for piece in slices:
+                parts[name].append(piece)
+                await asyncio.sleep(0)  # between slices others get their turn
+        await self._journal.sync_now()  # a snapshot ahead of the durable log would be worthless after a power cut
+        pieces = await self._thread(lambda: snapshot.encode(offset, parts))
+        try:
+            await self._thread(lambda: snapshot.write(self._store.files, offset, pieces))
+        except DiskFull as failure:
+            self._log.warning("snapshot_failed", reason=str(failure))
+            return
+        self._store.snapshot_offset = offset
+        self._oldest_snapshot = await self._thread(lambda: min(snapshot.offsets(self._store.files), default=0))
+        self.snapshots += 1
+        self._log.info("snapshot_written", log_offset=offset, bytes=sum(map(len, pieces)))
+
+    async def retain(self) -> None:
+        """Delete sealed segments that are older, or more, than they may be; never above the older snapshot."""
+        store = self._store
+        now_ms = self._clock.wall_ms()
+        excess = store.end_offset - store.min_offset - self._retention_bytes if self._retention_bytes else 0
+        for base in store.droppable(floor=self._oldest_snapshot)[:SEGMENTS_PER_ROUND]:
+            last_ms = self._last_store_ms.get(base)
+            if last_ms is None:
+                last_ms = await self._thread(partial(store.last_store_ms, base)) or now_ms
+                self._last_store_ms[base] = last_ms
+            size = store.log.segment_end(base) - base
+            if last_ms + self._retention_ms > now_ms and excess < size:
+                return
+            store.drop_segment(base)
+            excess -= size
+            self._last_store_ms.pop(base, None)
+            self.segments_deleted += 1
+            self._log.info("segment_deleted", base=base, last_store_ms=last_ms)
+
+    async def watch_disk(self) -> None:
+        """Notice that the disk has become full, or has room again."""
+        changed = await self._thread(self._store.space.refresh)
+        if changed:
+            space = self._store.space
+            event = "disk_full" if space.full else "disk_has_room"
+            self._log.warning(event, used_ratio=round(space.ratio, 3))
+
+    async def forget_silent(self) -> None:
+        """Drop the offsets of broadcast clients that have not been heard of for long."""
+        try:
+            await self._journal.write(self._state.offsets.forget_silent(self._clock.wall_ms()))
+        except KourouError as failure:
+            self._log.warning("offsets_not_dropped", reason=str(failure))

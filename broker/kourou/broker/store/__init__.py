@@ -1,0 +1,1 @@
+"""The log on disk: segments, indexes, snapshots, recovery. The only package that touches files."""

@@ -1,0 +1,283 @@
+"""The disk, as the store sees it: the only module that touches the operating system's files.
+
+``Files`` is blocking; whoever calls decides in which thread. OSError is translated here and nowhere else: no room becomes
+DiskFull, anything else that a write or sync meets becomes FlushFailed, which is final for the file (an fsync that failed
+once must not be believed later: the kernel has dropped the dirty pages).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kourou.core.errors import Busy, DamagedLog, DiskFull, FlushFailed, KourouError
+from kourou.core.frame import Buffer
+
+IOV_MAX = 1024
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    used: int
+    available: int  # to us, without what the system keeps for root
+
+    @property
+    def ratio(self) -> float:
+        total = self.used + self.available
+        return self.used / total if total else 1.0
+
+
+class File(Protocol):
+    """One append-only file."""
+
+    size: int
+
+    def append(self, parts: Sequence[Buffer]) -> None:
+        """Write all parts behind the end, or nothing: what a failed or short write left is cut off again."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from an offset; fewer only at the end of the file."""
+        ...
+
+    def read_cached(self, offset: int, size: int) -> bytes | None:
+        """The same if no disk has to be waited for, else None."""
+        ...
+
+    def sync(self) -> None:
+        """Make what was appended durable. Raises FlushFailed."""
+        ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Files(Protocol):
+    """A directory. Names are relative, with '/' between folder and file."""
+
+    def open(self, name: str) -> File:
+        """Open for appending; created when missing."""
+        ...
+
+    def list(self, folder: str) -> list[str]: ...
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """FileNotFoundError when there is no such file."""
+        ...
+
+    def read_all(self, name: str) -> bytes | None:
+        """None when there is no such file."""
+        ...
+
+    def size(self, name: str) -> int: ...
+
+    def write_atomic(self, name: str, parts: Sequence[Buffer]) -> None:
+        """Afterwards the file has this content, durably; before, or if it fails, it has its old one."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+
+    def reserve(self, name: str, size: int) -> None:
+        """Take up room on the disk. Raises DiskFull."""
+        ...
+
+    def sync_folder(self, folder: str) -> None: ...
+
+    def usage(self) -> Usage: ...
+
+    def lock(self) -> None:
+        """One process owns the directory. Raises Busy, naming the process that has it."""
+        ...
+
+    def unlock(self) -> None: ...
+
+
+def translate(failure: OSError, what: str) -> KourouError:
+    if failure.errno in _NO_ROOM:
+        return DiskFull(f"no room on the disk: {what}: {failure.strerror}")
+    return FlushFailed(f"the disk failed: {what}: {failure.strerror}")
+
+
+class OsFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self.size = os.fstat(self._fd).st_size
+
+    def append(self, parts: Sequence[Buffer]) -> None:
+        at = start = self.size
+        try:
+            for first in range(0, len(parts), IOV_MAX):
+                some = parts[first : first + IOV_MAX]
+                wanted = sum(map(len, some))
+                written = os.pwritev(self._fd, some, at)
+                while written < wanted:  # rare: interrupted, or the disk is nearly full
+                    rest = memoryview(b"".join(some))[written:]
+                    more = os.pwrite(self._fd, rest, at + written)
+                    if more == 0:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    written += more
+                at += wanted
+        except OSError as failure:
+            self._cut(start)
+            raise translate(failure, f"append to {self._path.name}") from failure
+        self.size = at
+
+    def _cut(self, size: int) -> None:
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as failure:
+            raise FlushFailed(f"{self._path.name} could not be cut back after a failed write: {failure}") from failure
+
+    def read(self, offset: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._fd, size, offset)
+            while len(data) < size:
+                more = os.pread(self._fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as failure:
+            raise DamagedLog(f"{self._path.name} can't be read at {offset}: {failure.strerror}") from failure
+        return data
+
+    def read_cached(self, offset: int, size: int) -> bytes | None:
+        buffer = bytearray(size)
+        try:
+            got = os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as failure:
+            if failure.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system can't tell
+                return self.read(offset, size)
+            raise DamagedLog(f"{self._path.name} can't be read at {offset}: {failure.strerror}") from failure
+        return bytes(buffer) if got == size else None
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as failure:
+            raise FlushFailed(f"fdatasync of {self._path.name} failed: {failure.strerror}") from failure
+
+    def truncate(self, size: int) -> None:
+        self._cut(size)
+        self.size = size
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class OsFiles:
+    """A real directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock_fd = -1
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as failure:
+            raise translate(failure, f"create {root}") from failure
+
+    def open(self, name: str) -> File:
+        path = self._root / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            return OsFile(path)
+        except OSError as failure:
+            raise translate(failure, f"open {name}") from failure
+
+    def list(self, folder: str) -> list[str]:
+        path = self._root / folder
+        return sorted(os.listdir(path)) if path.is_dir() else []
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        with open(self._root / name, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
+
+    def read_all(self, name: str) -> bytes | None:
+        try:
+            return (self._root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as failure:
+            raise DamagedLog(f"{name} can't be read: {failure.strerror}") from failure
+
+    def size(self, name: str) -> int:
+        return os.stat(self._root / name).st_size
+
+    def write_atomic(self, name: str, parts: Sequence[Buffer]) -> None:
+        path = self._root / name
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with open(temporary, "wb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            self._sync_directory(path.parent)
+        except OSError as failure:
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass  # it is swept at the next start
+            raise translate(failure, f"write {name}") from failure
+
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
+
+    def reserve(self, name: str, size: int) -> None:
+        try:
+            with open(self._root / name, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as failure:
+            (self._root / name).unlink(missing_ok=True)
+            raise translate(failure, f"reserve {size} bytes") from failure
+
+    def sync_folder(self, folder: str) -> None:
+        try:
+            self._sync_directory(self._root / folder)
+        except OSError as failure:
+            raise FlushFailed(f"fsync of the folder {folder or '.'} failed: {failure.strerror}") from failure
+
+    @staticmethod
+    def _sync_directory(path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def usage(self) -> Usage:
+        numbers = os.statvfs(self._root)
+        return Usage((numbers.f_blocks - numbers.f_bfree) * numbers.f_frsize, numbers.f_bavail * numbers.f_frsize)
+
+    def lock(self) -> None:
+        try:
+            fd = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as failure:
+            raise translate(failure, f"open the lock of {self._root}") from failure
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "another process"
+            os.close(fd)
+            raise Busy(f"the data directory {self._root} is in use by process {owner}") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock_fd = fd
+
+    def unlock(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1

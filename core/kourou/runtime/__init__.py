@@ -1,0 +1,1 @@
+"""What every process needs around its services: clock, log, metrics, HTTP, periodic tasks."""

@@ -1,0 +1,34 @@
+"""Logging: events with fields. For people on a terminal, one JSON object a line otherwise; always on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure(level: str = "info", *, pretty: bool | None = None) -> None:
+    """Set the process up; once, at start."""
+    if pretty is None:
+        pretty = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer(colors=pretty) if pretty else structlog.processors.JSONRenderer()
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if not pretty:
+        processors.append(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*processors, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def logger(**fields: object) -> Any:
+    """A logger with fields that every event of it carries."""
+    return structlog.get_logger().bind(**fields)

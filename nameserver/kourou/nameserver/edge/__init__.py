@@ -1,0 +1,1 @@
+"""Where a nameserver meets brokers (gRPC) and clients (data plane)."""

@@ -1,0 +1,25 @@
+"""Shared by every layer: `async def test_…` runs under asyncio without a plugin."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: Any) -> bool | None:
+    """Run a coroutine test in a fresh event loop in debug mode, with a deadline against hangs."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+
+    async def run() -> None:
+        async with asyncio.timeout(120):
+            await pyfuncitem.obj(**arguments)
+
+    with asyncio.Runner(debug=True) as runner:
+        runner.run(run())
+    return True

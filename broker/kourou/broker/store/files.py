@@ -50,8 +50,12 @@ class File(Protocol):
         """The same if no disk has to be waited for, else None."""
         ...
 
+    def overwrite(self, offset: int, data: Buffer) -> None:
+        """Write in place, for small files of fixed slots; the log itself is never overwritten. Not durable by itself."""
+        ...
+
     def sync(self) -> None:
-        """Make what was appended durable. Raises FlushFailed."""
+        """Make what was written durable. Raises FlushFailed."""
         ...
 
     def truncate(self, size: int) -> None: ...
@@ -66,7 +70,9 @@ class Files(Protocol):
         """Open for appending; created when missing."""
         ...
 
-    def list(self, folder: str) -> list[str]: ...
+    def list(self, folder: str) -> list[str]:
+        """Names in a folder, sorted; none when there is no such folder."""
+        ...
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """FileNotFoundError when there is no such file."""
@@ -76,13 +82,21 @@ class Files(Protocol):
         """None when there is no such file."""
         ...
 
-    def size(self, name: str) -> int: ...
+    def size(self, name: str) -> int | None:
+        """None when there is no such file."""
+        ...
 
     def write_atomic(self, name: str, parts: Sequence[Buffer]) -> None:
         """Afterwards the file has this content, durably; before, or if it fails, it has its old one."""
         ...
 
-    def remove(self, name: str) -> None: ...
+    def remove(self, name: str) -> None:
+        """No file of this name is fine too. Durable after ``sync_folder``."""
+        ...
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Within a folder; durable after ``sync_folder``."""
+        ...
 
     def reserve(self, name: str, size: int) -> None:
         """Take up room on the disk. Raises DiskFull."""
@@ -129,6 +143,13 @@ class OsFile:
             self._cut(start)
             raise translate(failure, f"append to {self._path.name}") from failure
         self.size = at
+
+    def overwrite(self, offset: int, data: Buffer) -> None:
+        try:
+            os.pwrite(self._fd, data, offset)
+        except OSError as failure:
+            raise translate(failure, f"write to {self._path.name}") from failure
+        self.size = max(self.size, offset + len(data))
 
     def _cut(self, size: int) -> None:
         try:
@@ -190,18 +211,27 @@ class OsFiles:
     def open(self, name: str) -> File:
         path = self._root / name
         try:
-            path.parent.mkdir(exist_ok=True)
+            self._make_folder(path.parent)
             return OsFile(path)
         except OSError as failure:
             raise translate(failure, f"open {name}") from failure
 
     def list(self, folder: str) -> list[str]:
-        path = self._root / folder
-        return sorted(os.listdir(path)) if path.is_dir() else []
+        try:
+            return sorted(os.listdir(self._root / folder))
+        except FileNotFoundError:
+            return []
+        except OSError as failure:
+            raise DamagedLog(f"the folder {folder!r} can't be listed: {failure.strerror}") from failure
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        with open(self._root / name, "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, offset)
+        try:
+            with open(self._root / name, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), size, offset)
+        except FileNotFoundError:
+            raise
+        except OSError as failure:
+            raise DamagedLog(f"{name} can't be read: {failure.strerror}") from failure
 
     def read_all(self, name: str) -> bytes | None:
         try:
@@ -211,14 +241,19 @@ class OsFiles:
         except OSError as failure:
             raise DamagedLog(f"{name} can't be read: {failure.strerror}") from failure
 
-    def size(self, name: str) -> int:
-        return os.stat(self._root / name).st_size
+    def size(self, name: str) -> int | None:
+        try:
+            return os.stat(self._root / name).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as failure:
+            raise DamagedLog(f"{name} can't be looked at: {failure.strerror}") from failure
 
     def write_atomic(self, name: str, parts: Sequence[Buffer]) -> None:
         path = self._root / name
         temporary = path.with_name(path.name + ".tmp")
         try:
-            path.parent.mkdir(exist_ok=True)
+            self._make_folder(path.parent)
             with open(temporary, "wb") as file:
                 for part in parts:
                     file.write(part)
@@ -234,14 +269,23 @@ class OsFiles:
             raise translate(failure, f"write {name}") from failure
 
     def remove(self, name: str) -> None:
-        (self._root / name).unlink(missing_ok=True)
+        try:
+            (self._root / name).unlink(missing_ok=True)
+        except OSError as failure:
+            raise translate(failure, f"delete {name}") from failure
+
+    def rename(self, name: str, new_name: str) -> None:
+        try:
+            os.replace(self._root / name, self._root / new_name)
+        except OSError as failure:
+            raise translate(failure, f"rename {name}") from failure
 
     def reserve(self, name: str, size: int) -> None:
         try:
             with open(self._root / name, "wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as failure:
-            (self._root / name).unlink(missing_ok=True)
+            self.remove(name)
             raise translate(failure, f"reserve {size} bytes") from failure
 
     def sync_folder(self, folder: str) -> None:
@@ -249,6 +293,12 @@ class OsFiles:
             self._sync_directory(self._root / folder)
         except OSError as failure:
             raise FlushFailed(f"fsync of the folder {folder or '.'} failed: {failure.strerror}") from failure
+
+    def _make_folder(self, path: Path) -> None:
+        """A folder that a power cut can take away again would take its files along."""
+        if not path.is_dir():
+            path.mkdir(exist_ok=True)
+            self._sync_directory(path.parent)
 
     @staticmethod
     def _sync_directory(path: Path) -> None:
@@ -259,7 +309,10 @@ class OsFiles:
             os.close(fd)
 
     def usage(self) -> Usage:
-        numbers = os.statvfs(self._root)
+        try:
+            numbers = os.statvfs(self._root)
+        except OSError as failure:
+            raise translate(failure, f"look at the file system of {self._root}") from failure
         return Usage((numbers.f_blocks - numbers.f_bfree) * numbers.f_frsize, numbers.f_bavail * numbers.f_frsize)
 
     def lock(self) -> None:
@@ -269,12 +322,18 @@ class OsFiles:
             raise translate(failure, f"open the lock of {self._root}") from failure
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "another process"
             os.close(fd)
             raise Busy(f"the data directory {self._root} is in use by process {owner}") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as failure:
+            os.close(fd)
+            raise translate(failure, f"lock {self._root}") from failure
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError:
+            pass  # the disk is full: the lock holds without our number in it
         self._lock_fd = fd
 
     def unlock(self) -> None:

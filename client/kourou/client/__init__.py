@@ -1,0 +1,38 @@
+"""The native client: ``async with Client(…) as client``. ``kourou.client.blocking`` has the same without asyncio."""
+
+from kourou.client.client import Client
+from kourou.client.consumer import Batch, Consumer
+from kourou.client.delivered import ReceivedMessage
+from kourou.client.message import Message, Receipt
+from kourou.client.producer import Producer
+from kourou.client.receipts import Receipts, SendFailed
+from kourou.core.errors import (
+    ClientFault,
+    Corrupted,
+    DeadlineExceeded,
+    KourouError,
+    NotConnected,
+    NotHere,
+    OutcomeUnknown,
+    TryLater,
+)
+
+__all__ = [
+    "Batch",
+    "Client",
+    "ClientFault",
+    "Consumer",
+    "Corrupted",
+    "DeadlineExceeded",
+    "KourouError",
+    "Message",
+    "NotConnected",
+    "NotHere",
+    "OutcomeUnknown",
+    "Producer",
+    "Receipt",
+    "Receipts",
+    "ReceivedMessage",
+    "SendFailed",
+    "TryLater",
+]

@@ -1,0 +1,286 @@
+"""What a client knows of the cluster, and its connections: one to a nameserver, one to each broker it talks to.
+
+Routes are pushed by the nameserver. When all nameservers are gone the last routes stay in use; a broker's connection
+lives on its own. Connections are made when they are first needed and made again, with back-off, by whoever needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kourou.core import wire
+from kourou.core.backoff import Backoff
+from kourou.core.compression import available
+from kourou.core.errors import (
+    DeadlineExceeded,
+    KourouError,
+    NotConnected,
+    NotMaster,
+    OutcomeUnknown,
+    TopicNotFound,
+)
+from kourou.core.names import check_topic
+from kourou.core.route import Endpoint, Placement, TopicRoute
+from kourou.core.wire import Code, WireMessage
+from kourou.transport.connection import Connection, Pushed, connect
+
+QUEUES_DEFAULT = 8  # of topics that are created automatically
+
+
+class Cluster:
+    def __init__(self, servers: tuple[Endpoint, ...], *, client_id: str | None = None, timeout_s: float = 10.0) -> None:
+        self.servers = servers
+        self.client_id = client_id or f"{socket.gethostname()}-{secrets.token_hex(6)}"
+        self.timeout_s = timeout_s
+        self.rng = random.Random()
+        self.routes: dict[str, TopicRoute] = {}
+        self.masters: dict[str, Endpoint | None] = {}
+        self.handlers: dict[int, Pushed] = {}  # of broker connections
+        self._auto_create = False
+        self._nameserver: Connection | None = None
+        self._dialling: dict[str, asyncio.Task[Connection]] = {}
+        self._brokers: dict[str, Connection] = {}  # by broker name
+        self._listeners: list[Callable[[], None]] = []
+        self._keeper: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.closed = False
+
+    # ---- the nameserver
+
+    async def open(self) -> None:
+        """Connect to the first nameserver that answers. Raises NotConnected naming each that does not."""
+        await self.nameserver()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def nameserver(self) -> Connection:
+        """The connection to a nameserver; made when there is none."""
+        known = self._nameserver
+        if known is not None and not known.closed:
+            return known
+        return await self._dial("", self._connect_nameserver)
+
+    async def _connect_nameserver(self) -> Connection:
+        failures: list[str] = []
+        for endpoint in self.rng.sample(self.servers, len(self.servers)):
+            try:
+                connection = await self._connect(endpoint, {Code.ROUTE_CHANGED: self._route_changed})
+                answer = await connection.ask_json(
+                    Code.ROUTE, {"topics": list(self.routes), "watch": True}, timeout_s=self.timeout_s
+                )
+            except KourouError as failure:
+                failures.append(str(failure))
+                continue
+            self._nameserver = connection
+            self._auto_create = bool(answer.get("auto_create"))
+            self._take_routes(answer)
+            return connection
+        raise NotConnected("; ".join(failures))
+
+    async def _keep(self) -> None:
+        """Stay connected to some nameserver, so that changes are heard of."""
+        backoff = Backoff(self.rng)
+        while not self.closed:
+            try:
+                connection = await self.nameserver()
+            except KourouError:
+                await asyncio.sleep(backoff.next_ms() / 1000)
+                continue
+            backoff.reset()
+            ended = asyncio.Event()
+            connection.on_close(lambda gone, ended=ended: ended.set())  # type: ignore[misc]
+            await ended.wait()
+
+    def _route_changed(self, message: WireMessage) -> None:
+        self._take_routes(wire.decode_json(message.body, what="ROUTE_CHANGED"))
+
+    def _take_routes(self, answer: dict[str, Any]) -> None:
+        for value in answer.get("routes", ()):
+            route = TopicRoute.from_json(value)
+            self.routes[route.topic] = route
+        for topic in answer.get("missing", ()):
+            self.routes.pop(topic, None)
+        if "brokers" in answer:
+            from_json = {b["broker"]: b["master"] for b in answer["brokers"]}
+            self.masters = {name: wire_endpoint(address) for name, address in from_json.items()}
+        for route in self.routes.values():
+            for broker in route.brokers:
+                if broker.master is not None:
+                    self.masters[broker.broker] = broker.master
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        for listener in self._listeners:
+            listener()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call back after each change of a route."""
+        self._listeners.append(listener)
+
+    def off_change(self, listener: Callable[[], None]) -> None:
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    async def route(self, topic: str, *, deadline: float | None = None) -> TopicRoute:
+        """Where a topic is; created when it is missing and that is switched on. Raises TopicNotFound."""
+        known = self.routes.get(topic)
+        if known is not None:
+            return known
+        check_topic(topic)
+        deadline = self.deadline() if deadline is None else deadline
+        await self._look_up(topic)
+        if topic not in self.routes:
+            if not self._auto_create:
+                raise TopicNotFound(
+                    f"topic {topic!r} does not exist and automatic creation is switched off; "
+                    f"create it with 'kourou topic create {topic}'"
+                )
+            await self.define_topic(topic, "normal", QUEUES_DEFAULT, automatic=True)
+        return await self.await_route(topic, deadline=deadline)
+
+    async def await_route(self, topic: str, *, deadline: float | None = None) -> TopicRoute:
+        """The route of a topic that has just been created: nameservers learn of it from the brokers."""
+        deadline = self.deadline() if deadline is None else deadline
+        while (known := self.routes.get(topic)) is None:
+            changed = self._changed
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._look_up(topic)
+                    if topic not in self.routes:
+                        await changed.wait()
+            except TimeoutError:
+                raise TopicNotFound(f"topic {topic!r} was created, but no nameserver lists it yet") from None
+        return known
+
+    async def _look_up(self, topic: str) -> None:
+        connection = await self.nameserver()
+        answer = await connection.ask_json(Code.ROUTE, {"topics": [topic], "watch": True}, timeout_s=self.timeout_s)
+        self._auto_create = bool(answer.get("auto_create"))
+        self._take_routes(answer)
+
+    async def forget(self, topic: str) -> None:
+        """The route proved wrong: ask again. A nameserver that is away leaves the old one in place."""
+        try:
+            await self._look_up(topic)
+        except KourouError:
+            return
+
+    # ---- brokers
+
+    async def define_topic(self, topic: str, kind: str, queues: int, *, automatic: bool = False) -> bool:
+        """Define a topic on every broker group: ``queues`` in all, spread evenly. True if it was new anywhere."""
+        await self.refresh_brokers()
+        if not self.masters:
+            raise NotConnected("no broker is registered; start one, or wait until it is")
+        names = sorted(self.masters)
+        each, more = divmod(queues, len(names))
+        start = self.rng.randrange(len(names)) if automatic else 0
+        shares = {names[(start + i) % len(names)]: each + (i < more) for i in range(len(names))}
+        placement = [Placement(name, count) for name, count in sorted(shares.items()) if count]
+        value = {
+            "topic": topic,
+            "type": kind,
+            "placement": [[p.broker, p.queues] for p in placement],
+            "auto": automatic,
+        }
+        created = False
+        for place in placement:
+            answer = await self.ask_broker(place.broker, Code.TOPIC_CREATE, value)
+            created |= bool(answer.get("created"))
+        return created
+
+    async def refresh_brokers(self) -> None:
+        try:
+            connection = await self.nameserver()
+            self._take_routes(await connection.ask_json(Code.ROUTE, {"topics": []}, timeout_s=self.timeout_s))
+        except NotConnected:
+            if not self.masters:
+                raise
+
+    async def ask_broker(self, broker: str, code: int, value: object) -> dict[str, Any]:
+        connection = await self.broker(broker)
+        return await connection.ask_json(code, value, timeout_s=self.timeout_s)
+
+    def connected(self, broker: str) -> Connection | None:
+        """The connection to a broker's master, if there is one that can be used now."""
+        known = self._brokers.get(broker)
+        if known is None or known.closed or known.going_away:
+            return None
+        return known
+
+    async def broker(self, broker: str) -> Connection:
+        """The connection to a broker group's master; made when there is none. Raises NotConnected."""
+        return self.connected(broker) or await self._dial(broker, lambda: self._connect_broker(broker))
+
+    async def _connect_broker(self, broker: str) -> Connection:
+        endpoint = self.masters.get(broker)
+        if endpoint is None:
+            raise NotConnected(f"broker {broker} has no master at present")
+        connection = await self._connect(endpoint, self.handlers)
+        name = connection.hello.get("server", {}).get("name")
+        if name != broker:
+            connection.close()
+            raise NotMaster(f"{endpoint} is broker {name}, not {broker}")
+        self._brokers[broker] = connection
+        return connection
+
+    async def _connect(self, endpoint: Endpoint, handlers: dict[int, Pushed]) -> Connection:
+        if self.closed:
+            raise NotConnected("the client is closed")
+        return await connect(endpoint, client_id=self.client_id, handlers=handlers, compressions=available())
+
+    async def _dial(self, name: str, make: Callable[[], Any]) -> Connection:
+        """One attempt at a time for each name; whoever comes meanwhile shares it."""
+        task = self._dialling.get(name)
+        if task is None:
+            task = self._dialling[name] = asyncio.get_running_loop().create_task(make())
+            task.add_done_callback(lambda done: self._dialled(name, done))
+        return await asyncio.shield(task)
+
+    def _dialled(self, name: str, task: asyncio.Task[Connection]) -> None:
+        self._dialling.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # whoever waits has it; nobody may be left
+
+    def deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.timeout_s
+
+    def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        """Run something that the cluster owns: cancelled when it is closed."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        self.closed = True
+        tasks: Iterable[asyncio.Task[Any]] = [t for t in (self._keeper, *self._dialling.values(), *self._tasks) if t]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = [c for c in (self._nameserver, *self._brokers.values()) if c is not None and not c.closed]
+        for connection in ended:
+            connection.close()
+        for connection in ended:
+            gone = asyncio.Event()
+            connection.on_close(lambda _, gone=gone: gone.set())  # type: ignore[misc]
+            try:
+                async with asyncio.timeout(1.0):
+                    await gone.wait()
+            except TimeoutError:
+                connection.abort("did not close in time")
+
+
+def wire_endpoint(text: str | None) -> Endpoint | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    return Endpoint(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def is_retryable(failure: KourouError) -> bool:
+    return failure.retry and not isinstance(failure, OutcomeUnknown | DeadlineExceeded)

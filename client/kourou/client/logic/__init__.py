@@ -1,0 +1,1 @@
+"""Decisions of the client without any I/O."""

@@ -1,0 +1,116 @@
+"""Messages: what is sent, and what is received."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kourou.core.errors import BadRequest, BodyTooLarge, PropertiesTooLarge
+from kourou.core.limits import (
+    BODY_BYTES_MAX,
+    KEYS_COUNT_MAX,
+    MESSAGE_GROUP_BYTES_MAX,
+    PROPERTIES_BYTES_MAX,
+    PROPERTIES_COUNT_MAX,
+)
+from kourou.core.names import has_control_characters
+from kourou.core.records import Field, encode_field, encode_property
+
+
+@dataclass(slots=True)
+class Message:
+    """A message to send. Text is sent as UTF-8; ``key`` is short for one entry of ``keys``."""
+
+    body: bytes
+    key: str | None = None
+    tag: str | None = None
+    keys: Sequence[str] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+    message_group: str | None = None
+
+    @property
+    def all_keys(self) -> tuple[str, ...]:
+        return (self.key, *self.keys) if self.key is not None else tuple(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A message is stored."""
+
+    id: str
+    topic: str
+    broker: str
+    queue: int
+    offset: int
+    store_ms: int  # ms since 1970 UTC, by the broker's clock
+    duplicate: bool = False  # a retry found it stored already
+
+
+def check_body(body: object) -> bytes:
+    if isinstance(body, bytes):
+        checked = body
+    elif isinstance(body, bytearray | memoryview):
+        checked = bytes(body)
+    elif isinstance(body, str):
+        checked = body.encode()
+    else:
+        raise BadRequest(f"a message body must be bytes or str, not {type(body).__name__}")
+    if len(checked) > BODY_BYTES_MAX:
+        raise BodyTooLarge(f"the body has {len(checked)} bytes; the limit is {BODY_BYTES_MAX}")
+    return checked
+
+
+def encode_properties(message: Message) -> bytes:
+    """The property block of a record; empty when there is nothing to say. Raises what is wrong, naming the field."""
+    parts: list[bytes] = []
+    size = 0
+    if message.tag is not None:
+        _check_text("tag", message.tag)
+        if "|" in message.tag:
+            raise BadRequest(f"tag {message.tag[:40]!r} has a '|'")
+        parts.append(encode_field(Field.TAG, message.tag.encode()))
+        size += len(parts[-1])
+    keys = message.all_keys
+    if len(keys) > KEYS_COUNT_MAX:
+        raise PropertiesTooLarge(f"the message has {len(keys)} keys; the limit is {KEYS_COUNT_MAX}")
+    for key in keys:
+        _check_text("key", key)
+        parts.append(encode_field(Field.KEY, key.encode()))
+        size += len(parts[-1])
+    if len(message.properties) > PROPERTIES_COUNT_MAX:
+        raise PropertiesTooLarge(
+            f"the message has {len(message.properties)} properties; the limit is {PROPERTIES_COUNT_MAX}"
+        )
+    for name, value in message.properties.items():
+        _check_text("property name", name)
+        if not isinstance(value, str):
+            raise BadRequest(f"property {name[:40]!r} must be a string, not {type(value).__name__}")
+        size += len(name) + len(value)
+        if size > PROPERTIES_BYTES_MAX:
+            break
+        parts.append(encode_property(name, value))
+    if size > PROPERTIES_BYTES_MAX or sum(map(len, parts)) > PROPERTIES_BYTES_MAX + 3 * len(parts):
+        raise PropertiesTooLarge(f"tag, keys and properties take more than {PROPERTIES_BYTES_MAX} bytes")
+    if message.message_group is not None:
+        parts.append(encode_field(Field.MESSAGE_GROUP, check_message_group(message.message_group)))
+    return b"".join(parts)
+
+
+def check_message_group(group: object) -> bytes:
+    _check_text("message group", group)
+    assert isinstance(group, str)
+    raw = group.encode()
+    if len(raw) > MESSAGE_GROUP_BYTES_MAX:
+        raise BadRequest(f"the message group has {len(raw)} bytes; the limit is {MESSAGE_GROUP_BYTES_MAX}")
+    return raw
+
+
+def _check_text(what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise BadRequest(f"a {what} must be a string, not {type(text).__name__}")
+    if not text.strip():
+        raise BadRequest(f"a {what} must not be blank")
+    if has_control_characters(text):
+        raise BadRequest(f"{what} {text[:40]!r} has control characters")
+    if len(text) > PROPERTIES_BYTES_MAX:
+        raise PropertiesTooLarge(f"a {what} has {len(text)} characters; the limit is {PROPERTIES_BYTES_MAX} bytes in all")

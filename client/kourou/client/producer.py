@@ -1,0 +1,600 @@
+"""The producer: gathers messages into frames, picks queues, keeps frames under way, retries, tells how it ended.
+
+A message goes into an open batch. The batch is closed when it is full, when nothing is under way (so a lone message does
+not wait), or when its linger time is over. Closed batches wait for a slot at a broker; a batch is sealed when it gets one.
+
+    open -> closed -> under way -> stored
+                          |-> refused: for good, or again later (ordered: the same queue; else any)
+                          |-> unknown: the same bytes again on a new connection, until the deadline -> OutcomeUnknown
+
+Order: frames of a FIFO topic are pinned to their queue and go one at a time for each queue, so none can overtake another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from types import TracebackType
+from typing import Self
+
+from kourou.client.cluster import Cluster, is_retryable
+from kourou.client.lane import AVOID_S, Lane
+from kourou.client.logic.batch import Batch, Outcome, QueueName, Stored
+from kourou.client.message import Message, Receipt, check_body, check_message_group, encode_properties
+from kourou.client.receipts import Receipts, SendFailed, make_receipt
+from kourou.core.backoff import Backoff
+from kourou.core.compression import parse as parse_compression
+from kourou.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    KourouError,
+    NotConnected,
+    NotHere,
+    NotSupported,
+    OutcomeUnknown,
+    TopicTypeMismatch,
+)
+from kourou.core.frame import Compression, reseal
+from kourou.core.limits import BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX
+from kourou.core.route import TopicRoute, TopicType
+from kourou.core.siphash import message_group_index
+
+REAP_S = 0.1
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+
+
+class Producer:
+    """Made by ``Client.producer``."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        linger_ms: float,
+        batch_bytes: int,
+        compression: str | None,
+        deadline_s: float,
+        buffer_bytes: int,
+    ) -> None:
+        if not 1 <= batch_bytes <= BATCH_BYTES_MAX:
+            raise BadRequest(f"batch_bytes is {batch_bytes}; from 1 to {BATCH_BYTES_MAX} is allowed")
+        if not 0 <= linger_ms <= 10_000:
+            raise BadRequest(f"linger_ms is {linger_ms}; from 0 to 10000 is allowed")
+        if deadline_s <= 0 or buffer_bytes < 1:
+            raise BadRequest("deadline_s and buffer_bytes must be above 0")
+        self._cluster = cluster
+        self._linger_s = linger_ms / 1000
+        self._batch_bytes = batch_bytes
+        self._compression = parse_compression(compression)
+        self._deadline_s = deadline_s
+        self._buffer_bytes = buffer_bytes
+        self._loop = asyncio.get_running_loop()
+        self.id = random.SystemRandom().getrandbits(63) | 1
+        self._lanes: dict[str, Lane] = {}
+        self._open: dict[tuple[str, QueueName | None], Batch] = {}
+        self._lingering: dict[Batch, asyncio.TimerHandle] = {}
+        self._waiting: deque[Batch] = deque()  # closed, for any queue
+        self._ordered: dict[tuple[str, QueueName], deque[Batch]] = {}  # closed, by their queue
+        self._turns: dict[str, int] = {}  # round robin, by topic
+        self._buffered = 0  # bytes in all batches
+        self._outstanding = 0  # batches that are not finished
+        self._last_count = 1  # records of the last closed batch
+        self._flush_scheduled = False
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+        self._post_failures: list[tuple[int, KourouError]] = []
+        self._posted_topic = ""
+        self._reaper: asyncio.TimerHandle | None = None
+        self._closed = False
+        cluster.on_change(self._pump)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ---- sending
+
+    async def send(
+        self,
+        topic: str,
+        body: bytes | str,
+        *,
+        key: str | None = None,
+        keys: Sequence[str] = (),
+        tag: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        message_group: str | None = None,
+    ) -> Receipt:
+        """Send one message and wait until it is stored.
+
+        Raises ClientFault or TryLater when it was refused, DeadlineExceeded when it was never sent, OutcomeUnknown when
+        it was sent but the answer never came.
+        """
+        route = self._cluster.routes.get(topic) or await self._cluster.route(topic)
+        if self._buffered >= self._buffer_bytes:
+            await self._wait_for_room()
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+
+        def called(number: int, outcome: Outcome) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, Stored):
+                future.set_result(make_receipt(topic, outcome, number))
+            else:
+                future.set_exception(outcome)
+
+        if key is None and tag is None and not keys and not properties and message_group is None:
+            self._add(route, check_body(body), None, called)
+        else:
+            message = Message(body, key, tag, keys, properties or {}, message_group)  # type: ignore[arg-type]
+            self._add(route, check_body(body), message, called)
+        return await future
+
+    async def post(
+        self,
+        topic: str,
+        body: bytes | str,
+        *,
+        key: str | None = None,
+        keys: Sequence[str] = (),
+        tag: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        message_group: str | None = None,
+    ) -> None:
+        """Send one message without waiting for the outcome, only for room in the buffer; ``flush`` tells how it went."""
+        route = self._cluster.routes.get(topic)
+        if route is None:
+            route = await self._cluster.route(topic)
+        if self._buffered >= self._buffer_bytes:
+            await self._wait_for_room()
+        if key is None and tag is None and not keys and not properties and message_group is None:
+            self._add(route, body if type(body) is bytes else check_body(body), None, None)
+        else:
+            message = Message(body, key, tag, keys, properties or {}, message_group)  # type: ignore[arg-type]
+            self._add(route, check_body(body), message, None)
+
+    async def flush(self) -> None:
+        """Wait until everything given to ``post`` has an outcome. Raises SendFailed if any of it was not stored."""
+        self._close_open()
+        await self._idle.wait()
+        if self._post_failures:
+            failures, self._post_failures = self._post_failures, []
+            raise SendFailed(self._posted_topic, failures)
+
+    async def send_many(self, topic: str, messages: Iterable[bytes | str | Message]) -> Receipts:
+        """Send many messages and wait until all are stored. Plain bytes are the fastest.
+
+        Nothing is sent when one of the messages is not legal. Raises SendFailed if any was not stored.
+        """
+        route = self._cluster.routes.get(topic) or await self._cluster.route(topic)
+        given = messages if isinstance(messages, list) else list(messages)
+        many = _Many(topic, self._loop.create_future())
+        if set(map(type, given)) <= {bytes}:
+            await self._send_bodies(route, given, many)  # type: ignore[arg-type]
+        else:
+            await self._send_messages(route, given, many)
+        return await many.wait(len(given))
+
+    async def _send_bodies(self, route: TopicRoute, bodies: list[bytes], many: _Many) -> None:
+        self._check_route(route, None)
+        if not bodies:
+            return
+        sizes = list(map(len, bodies))
+        largest = max(sizes)
+        if largest > BODY_BYTES_MAX:
+            raise BodyTooLarge(f"a body has {largest} bytes; the limit is {BODY_BYTES_MAX}")
+        for start, end, size in _chunks(sizes, largest, self._batch_bytes):
+            if self._buffered >= self._buffer_bytes:
+                await self._wait_for_room()
+            batch = self._new_batch(route.topic, None, many.expect(start))
+            batch.records = bodies[start:end] if end - start < len(bodies) else bodies
+            batch.size = size
+            self._buffered += size
+            self._waiting.append(batch)
+            self._pump()
+
+    async def _send_messages(self, route: TopicRoute, given: Sequence[bytes | str | Message], many: _Many) -> None:
+        prepared: list[tuple[bytes, Message | None]] = []
+        for item in given:
+            message = item if isinstance(item, Message) else None
+            body = check_body(message.body if message is not None else item)
+            if message is not None:
+                self._check_route(route, message.message_group)
+                encode_properties(message)
+            prepared.append((body, message))
+        for number, (body, message) in enumerate(prepared):
+            if self._buffered >= self._buffer_bytes:
+                await self._wait_for_room()
+            self._add(route, body, message, many.expect_one(number))
+        self._close_open()
+
+    # ---- batches
+
+    @staticmethod
+    def _check_route(route: TopicRoute, message_group: str | None) -> None:
+        if route.type is TopicType.FIFO:
+            if message_group is None:
+                raise TopicTypeMismatch(f"topic {route.topic} has type fifo: every message needs a message_group")
+        elif message_group is not None:
+            raise TopicTypeMismatch(
+                f"topic {route.topic} has type {route.type.value}: a message_group needs a topic of type fifo"
+            )
+        elif route.type is not TopicType.NORMAL:
+            raise NotSupported(f"topic {route.topic} has type {route.type.value}, which this version can't send to yet")
+
+    def _add(
+        self, route: TopicRoute, body: bytes, message: Message | None, called: Callable[[int, Outcome], None] | None
+    ) -> None:
+        if self._closed:
+            raise NotConnected("the producer is closed")
+        pinned: QueueName | None = None
+        group = message.message_group if message is not None else None
+        if route.type is not TopicType.NORMAL or group is not None:
+            self._check_route(route, group)
+            assert group is not None
+            check_message_group(group)
+            queues = route.queues
+            pinned = queues[message_group_index(group, len(queues))]
+        if len(body) > BODY_BYTES_MAX:
+            raise BodyTooLarge(f"the body has {len(body)} bytes; the limit is {BODY_BYTES_MAX}")
+        properties = encode_properties(message) if message is not None else b""
+        place = (route.topic, pinned)
+        batch = self._open.get(place)
+        if batch is not None and batch.size + len(body) > self._batch_bytes:
+            self._close(place)
+            batch = None
+        if batch is None:
+            batch = self._open[place] = self._new_batch(route.topic, pinned, None)
+            self._start_linger(place, batch)
+        number = len(batch.records)
+        before = batch.size
+        if message is None:
+            batch.add_body(body, time.time_ns() // 1_000_000)
+        else:
+            keys = message.all_keys
+            batch.add(body, properties, time.time_ns() // 1_000_000, tag=message.tag, keys=keys, group=group)
+        self._buffered += batch.size - before
+        if called is not None:
+            batch.waiters.append((number, called))
+        else:
+            self._posted_topic = route.topic
+        if batch.size >= self._batch_bytes or number + 1 >= RECORDS_PER_FRAME_MAX:
+            self._close(place)
+            self._pump()
+        elif self._outstanding == len(self._open):  # nothing closed is under way
+            self._flush_soon()
+
+    def _new_batch(self, topic: str, pinned: QueueName | None, done: Callable[[Batch, Outcome], None] | None) -> Batch:
+        self._outstanding += 1
+        self._idle.clear()
+        if self._reaper is None:
+            self._reaper = self._loop.call_later(REAP_S, self._reap)
+        deadline = self._loop.time() + self._deadline_s
+        return Batch(topic, pinned=pinned, deadline=deadline, born_ms=time.time_ns() // 1_000_000, done=done)
+
+    def _start_linger(self, place: tuple[str, QueueName | None], batch: Batch) -> None:
+        self._lingering[batch] = self._loop.call_later(self._linger_s, self._lingered, place, batch)
+
+    def _lingered(self, place: tuple[str, QueueName | None], batch: Batch) -> None:
+        if self._open.get(place) is batch:
+            self._close(place)
+            self._pump()
+
+    def _flush_soon(self) -> None:
+        """Nothing is under way: don't wait. A lone sender's message goes at once; where many send together, at the end of
+        the loop's turn, so that they share a frame."""
+        if self._last_count <= 1:
+            self._close_open()
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_scheduled = False
+        self._close_open()
+
+    def _close_open(self) -> None:
+        if self._open:
+            for place in list(self._open):
+                self._close(place)
+            self._pump()
+
+    def _close(self, place: tuple[str, QueueName | None]) -> None:
+        batch = self._open.pop(place)
+        timer = self._lingering.pop(batch, None)
+        if timer is not None:
+            timer.cancel()
+        self._last_count = len(batch.records)
+        if batch.pinned is None:
+            self._waiting.append(batch)
+        else:
+            self._ordered.setdefault((batch.topic, batch.pinned), deque()).append(batch)
+
+    # ---- sending batches
+
+    def _pump(self) -> None:
+        """Give slots to the batches that wait."""
+        if self._ordered:
+            self._pump_ordered()
+        waiting = self._waiting
+        while waiting:
+            batch = waiting[0]
+            found = self._choose(batch.topic)
+            if found is None:
+                return
+            waiting.popleft()
+            self._dispatch(batch, *found)
+
+    def _pump_ordered(self) -> None:
+        for place in list(self._ordered):
+            batches = self._ordered[place]
+            lane = self._lane(place[1][0])
+            while batches and (place[0], place[1][1]) not in lane.busy and lane.has_slot:
+                if not lane.usable:
+                    self._connect(lane)
+                    break
+                self._dispatch(batches.popleft(), lane, place[1])
+            if not batches:
+                del self._ordered[place]
+
+    def _choose(self, topic: str) -> tuple[Lane, QueueName] | None:
+        """The next queue in turn whose broker can take a frame now; one to be avoided only when there is no other."""
+        route = self._cluster.routes.get(topic)
+        if route is None:
+            self._cluster.spawn(self._cluster.forget(topic))
+            return None
+        queues = route.queues
+        count = len(queues)
+        turn = self._turns.get(topic, 0)
+        if turn == 0 and topic not in self._turns:
+            turn = self._cluster.rng.randrange(count)
+        fallback: tuple[Lane, QueueName, int] | None = None
+        now = self._loop.time()
+        for step in range(count):
+            queue = queues[(turn + step) % count]
+            lane = self._lane(queue[0])
+            if not lane.usable:
+                self._connect(lane)
+            elif lane.has_slot:
+                if lane.avoid_until > now:
+                    fallback = fallback or (lane, queue, step)
+                    continue
+                self._turns[topic] = (turn + step + 1) % count
+                return lane, queue
+        if fallback is None:
+            return None
+        self._turns[topic] = (turn + fallback[2] + 1) % count
+        return fallback[0], fallback[1]
+
+    def _dispatch(self, batch: Batch, lane: Lane, queue: QueueName) -> None:
+        batch.sequence = lane.next_sequence()
+        try:
+            if batch.sealed is not None:
+                batch.sealed = reseal(batch.sealed, queue_id=queue[1], sequence=batch.sequence)
+            else:
+                batch.sealed = batch.seal(
+                    queue_id=queue[1],
+                    producer_id=self.id,
+                    sequence=batch.sequence,
+                    compression=self._compression if batch.pinned is None else Compression.NONE,
+                )
+        except KourouError as failure:
+            self._finish(batch, failure)
+            return
+        lane.send(batch, queue)
+
+    def _lane(self, broker: str) -> Lane:
+        lane = self._lanes.get(broker)
+        if lane is None:
+            lane = Lane(broker, producer_id=self.id, now=self._loop.time, resolved=self._resolved)
+            self._lanes[broker] = lane
+            lane.connection = self._cluster.connected(broker)
+        return lane
+
+    def _connect(self, lane: Lane) -> None:
+        if not lane.connecting and not self._closed:
+            lane.connecting = True
+            self._cluster.spawn(self._keep_connecting(lane))
+
+    async def _keep_connecting(self, lane: Lane) -> None:
+        """Try until it works or nobody needs it any more."""
+        backoff = Backoff(self._cluster.rng)
+        try:
+            while self._outstanding and not self._closed:
+                try:
+                    connection = await self._cluster.broker(lane.broker)
+                except KourouError as failure:
+                    lane.avoid_until = self._loop.time() + AVOID_S
+                    self._note_refusal(lane, failure)
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+                    continue
+                lane.connected(connection)
+                break
+        finally:
+            lane.connecting = False
+        self._pump()
+
+    def _note_refusal(self, lane: Lane, failure: KourouError) -> None:
+        """For those who give up meanwhile: this is why."""
+        for batch in self._waiting:
+            batch.refusal = failure
+        for (_, queue), batches in self._ordered.items():
+            if queue[0] == lane.broker:
+                for batch in batches:
+                    batch.refusal = failure
+
+    # ---- outcomes
+
+    def _resolved(self, lane: Lane, batch: Batch, outcome: Outcome) -> None:
+        if isinstance(outcome, OutcomeUnknown):
+            self._connect(lane)
+            return
+        if isinstance(outcome, KourouError) and is_retryable(outcome) and batch.deadline > self._loop.time():
+            self._retry(batch, outcome)
+        else:
+            self._finish(batch, outcome)
+        if self._open and self._outstanding == len(self._open):
+            self._flush_now()
+        elif self._waiting or self._ordered:
+            self._pump()
+
+    def _retry(self, batch: Batch, refusal: KourouError) -> None:
+        """Refused, but not for good: again a little later."""
+        batch.refusal = refusal
+        batch.attempts += 1
+        if isinstance(refusal, NotHere):
+            self._cluster.spawn(self._cluster.forget(batch.topic))
+        delay_s = max(refusal.retry_after_ms or 0, min(1_000, 10 << min(batch.attempts, 7))) / 1000
+        if batch.pinned is not None:
+            place = (batch.topic, batch.pinned)
+            self._lane(batch.pinned[0]).busy.add((batch.topic, batch.pinned[1]))  # nobody overtakes it meanwhile
+            self._ordered.setdefault(place, deque()).appendleft(batch)
+        delay_s *= self._cluster.rng.uniform(0.5, 1.0)
+        self._loop.call_later(min(delay_s, max(0.0, batch.deadline - self._loop.time())), self._again, batch)
+
+    def _again(self, batch: Batch) -> None:
+        if batch.pinned is not None:
+            self._lane(batch.pinned[0]).busy.discard((batch.topic, batch.pinned[1]))
+        else:
+            self._waiting.append(batch)
+        self._pump()
+
+    def _finish(self, batch: Batch, outcome: Outcome) -> None:
+        self._outstanding -= 1
+        self._buffered -= batch.size
+        posted = len(batch.records) - len(batch.waiters)
+        if isinstance(outcome, KourouError) and batch.done is None and posted:
+            self._post_failures.append((posted, outcome))
+        batch.finish(outcome)
+        while self._room and self._buffered < self._buffer_bytes:
+            future = self._room.popleft()
+            if not future.done():
+                future.set_result(None)
+                break
+        if self._outstanding == 0:
+            self._idle.set()
+
+    async def _wait_for_room(self) -> None:
+        """Back-pressure: the buffer is full."""
+        self._close_open()
+        while self._buffered >= self._buffer_bytes:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._room.append(future)
+            await future
+        if self._room and self._buffered < self._buffer_bytes:
+            self._room.popleft().set_result(None)
+
+    def _reap(self) -> None:
+        """Give up on what has passed its deadline."""
+        self._reaper = None
+        now = self._loop.time()
+        for lane in self._lanes.values():
+            for batch in [b for b in lane.unresolved.values() if b.deadline <= now]:
+                lane.give_up(batch)
+                self._finish(
+                    batch,
+                    OutcomeUnknown(f"broker {lane.broker} did not answer in time: the messages may or may not be stored"),
+                )
+        for batches in (self._waiting, *self._ordered.values()):
+            for batch in [b for b in batches if b.deadline <= now]:
+                batches.remove(batch)
+                reason = batch.refusal or NotConnected("no broker could take it")
+                self._finish(batch, DeadlineExceeded(f"not sent before the deadline: {reason}"))
+        self._ordered = {place: batches for place, batches in self._ordered.items() if batches}
+        if self._outstanding:
+            self._reaper = self._loop.call_later(REAP_S, self._reap)
+        self._pump()
+
+    async def close(self) -> None:
+        """Send what is still there, wait for the outcomes, and stop. Failures of ``post`` are raised as by ``flush``."""
+        if self._closed:
+            return
+        try:
+            await self.flush()
+        finally:
+            self._closed = True
+            self._cluster.off_change(self._pump)
+            if self._reaper is not None:
+                self._reaper.cancel()
+
+
+class _Many:
+    """The outcomes of one ``send_many``."""
+
+    def __init__(self, topic: str, future: asyncio.Future[None]) -> None:
+        self._topic = topic
+        self._future = future
+        self._missing = 0
+        self._waiting = False
+        self._parts: list[tuple[int, int, Stored]] = []
+        self._failures: list[tuple[int, KourouError]] = []
+
+    def expect(self, start: int) -> Callable[[Batch, Outcome], None]:
+        """For a batch whose first record is message number ``start``."""
+        self._missing += 1
+
+        def done(batch: Batch, outcome: Outcome) -> None:
+            if isinstance(outcome, Stored):
+                self._parts.append((start, 0, outcome))
+            else:
+                self._failures.append((len(batch.records), outcome))
+            self._arrived()
+
+        return done
+
+    def expect_one(self, index: int) -> Callable[[int, Outcome], None]:
+        """For a message that shares its batch with others."""
+        self._missing += 1
+
+        def called(number: int, outcome: Outcome) -> None:
+            if isinstance(outcome, Stored):
+                self._parts.append((index, number, outcome))
+            else:
+                self._failures.append((1, outcome))
+            self._arrived()
+
+        return called
+
+    def _arrived(self) -> None:
+        self._missing -= 1
+        if self._missing == 0 and self._waiting and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, count: int) -> Receipts:
+        self._waiting = True
+        if self._missing:
+            await self._future
+        if self._failures:
+            raise SendFailed(self._topic, self._failures)
+        self._parts.sort(key=lambda part: part[0])
+        return Receipts(self._topic, self._parts).close(count)
+
+
+def _chunks(sizes: list[int], largest: int, batch_bytes: int) -> Iterable[tuple[int, int, int]]:
+    """(start, end, bytes) of runs of messages that make a batch; without a loop over the messages."""
+    count = len(sizes)
+    if min(sizes) == largest:
+        per = max(1, min(RECORDS_PER_FRAME_MAX, batch_bytes // max(1, largest)))
+        for start in range(0, count, per):
+            end = min(count, start + per)
+            yield start, end, (end - start) * largest
+        return
+    ends = list(accumulate(sizes))
+    start = 0
+    before = 0
+    while start < count:
+        end = max(start + 1, bisect_right(ends, before + batch_bytes))
+        end = min(end, start + RECORDS_PER_FRAME_MAX, count)
+        yield start, end, ends[end - 1] - before
+        start, before = end, ends[end - 1]

@@ -1,0 +1,314 @@
+"""One consumer's subscription at one broker: assignments, positions, credit, commits, coming back after a break."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from kourou.client.cluster import Cluster, is_retryable
+from kourou.core import wire
+from kourou.core.backoff import Backoff
+from kourou.core.errors import KourouError, NotConnected, from_code
+from kourou.core.wire import Code, WireMessage
+from kourou.transport.connection import Connection
+
+if TYPE_CHECKING:
+    from kourou.client.consumer import Consumer
+
+Generation = tuple[int, int]
+
+
+class Position:
+    """Where the consumer is in a queue that is assigned to it."""
+
+    __slots__ = ("committed", "done", "generation", "gone", "next", "queue", "releasing", "session", "subscription")
+
+    def __init__(self, subscription: Subscription, queue: int, generation: Generation, session: int, offset: int) -> None:
+        self.subscription = subscription
+        self.queue = queue
+        self.generation = generation
+        self.session = session
+        self.next = offset  # next offset to be delivered
+        self.done = offset  # next offset to commit
+        self.committed = offset
+        self.gone = False
+        self.releasing: WireMessage | None = None  # the broker's request to let go, not answered yet
+
+    def finished(self, next_offset: int) -> None:
+        self.done = max(self.done, next_offset)
+
+
+class Subscription:
+    def __init__(self, cluster: Cluster, consumer: Consumer, broker: str) -> None:
+        self.broker = broker
+        self.positions: dict[int, Position] = {}
+        self._cluster = cluster
+        self._consumer = consumer
+        self._connection: Connection | None = None
+        self._number = 0
+        self._taken = 0  # bytes taken since credit was last granted
+        self._keeper: asyncio.Task[Any] | None = None
+        self._closed = False
+
+    # ---- coming and going
+
+    async def open(self) -> None:
+        """Subscribe on the broker's connection. Raises what it answers."""
+        connection = await self._cluster.broker(self.broker)
+        router = Router.of(connection)
+        pending = router.expect(self)
+        try:
+            answer = await connection.ask_json(
+                Code.SUBSCRIBE, self._consumer.subscribe_request(), timeout_s=self._cluster.timeout_s
+            )
+        finally:
+            router.unexpect(pending)
+        self._number = int(answer["subscription"])
+        self._connection = connection
+        self._taken = 0
+        router.add(self._number, self)
+        connection.on_close(self._lost)
+
+    def keep(self) -> None:
+        """Subscribe again whenever the connection has ended."""
+        if self._keeper is None:
+            self._keeper = self._cluster.spawn(self._keep())
+
+    async def _keep(self) -> None:
+        backoff = Backoff(self._cluster.rng)
+        while not self._closed:
+            if self._connection is None:
+                try:
+                    await self.open()
+                except KourouError as failure:
+                    if not (is_retryable(failure) or isinstance(failure, NotConnected)) and failure.code < 200:
+                        self._consumer.failed(failure)
+                        return
+                    await self._cluster.forget(self._consumer.topic)
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+                    continue
+                backoff.reset()
+            connection = self._connection
+            if connection is None:
+                continue
+            ended = asyncio.Event()
+            connection.on_close(lambda gone, ended=ended: ended.set())  # type: ignore[misc]
+            await ended.wait()
+
+    def _lost(self, connection: Connection) -> None:
+        if self._connection is connection:
+            self._connection = None
+            self._drop_all()
+
+    def _drop_all(self) -> None:
+        for position in list(self.positions.values()):
+            self._drop(position)
+
+    def _drop(self, position: Position) -> None:
+        position.gone = True
+        position.releasing = None
+        if self.positions.get(position.queue) is position:
+            del self.positions[position.queue]
+        self._consumer.dropped(position)
+
+    async def close(self, *, commit: bool) -> None:
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        connection = self._connection
+        if connection is not None and not connection.closed:
+            try:
+                if commit:
+                    await self.commit()
+                await connection.ask_json(Code.UNSUBSCRIBE, {"subscription": self._number}, timeout_s=2.0)
+            except KourouError:
+                pass  # the broker notices that the connection ends, and redelivers what was not committed
+            Router.of(connection).remove(self._number)
+        self._connection = None
+        self._drop_all()
+
+    # ---- what the broker sends
+
+    def assigned(self, value: dict[str, Any]) -> None:
+        for entry in value["queues"]:
+            old = self.positions.get(entry["queue"])
+            if old is not None:
+                self._drop(old)
+            generation = (entry["epoch"], entry["n"])
+            self.positions[entry["queue"]] = Position(self, entry["queue"], generation, entry["session"], entry["offset"])
+
+    def revoked(self, message: WireMessage, value: dict[str, Any]) -> None:
+        error = value.get("error")
+        if error is not None:
+            self._consumer.failed(from_code(error["code"], error["message"]))
+        if not value["queues"]:  # the whole subscription was ended by the broker
+            self._number = 0
+            self._drop_all()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()  # so that the keeper starts anew
+            return
+        for entry in value["queues"]:
+            position = self.positions.get(entry["queue"])
+            if position is None or position.generation != (entry["epoch"], entry["n"]):
+                continue
+            if message.is_one_way:
+                self._drop(position)
+                continue
+            position.releasing = message
+            self._consumer.dropped(position)
+            if not self._consumer.is_working_on(position):
+                self.release(position)
+            return
+        if not message.is_one_way and self._connection is not None:
+            self._connection.answer_json(message, {})
+
+    def release(self, position: Position) -> None:
+        """Commit what is finished of a queue that was asked back, and let go of it."""
+        message, position.releasing = position.releasing, None
+        if message is not None:
+            self._cluster.spawn(self._release(position, message))
+
+    async def _release(self, position: Position, message: WireMessage) -> None:
+        connection = self._connection
+        try:
+            if self._consumer.options.auto_commit:
+                await self.commit()
+        except KourouError:
+            pass  # then the next owner starts from the last commit
+        self._drop(position)
+        if connection is not None:
+            connection.answer_json(message, {})
+
+    def delivered(self, message: WireMessage) -> None:
+        _, queue, epoch, number, session, next_offset = wire.DELIVER_HEAD.unpack(message.header)
+        position = self.positions.get(queue)
+        size = len(message.body)
+        if (
+            position is None
+            or position.session != session
+            or position.generation != (epoch, number)
+            or position.releasing is not None
+        ):
+            self.took(size)
+            return
+        start, position.next = position.next, next_offset
+        if size:
+            self._consumer.delivered(position, message.body, start, next_offset)
+        elif position.done == start:
+            position.done = next_offset  # the filter left all of it out
+
+    def took(self, size: int) -> None:
+        """Bytes have left the inbox: let the broker send as many again, in portions."""
+        self._taken += size
+        if self._taken * 4 >= self._consumer.options.credit and self._connection is not None and self._number:
+            self._connection.push(Code.CREDIT, header=wire.CREDIT_HEAD.pack(self._number, self._taken))
+            self._taken = 0
+
+    # ---- what the consumer asks
+
+    async def commit(self) -> None:
+        connection = self._connection
+        moved = [p for p in self.positions.values() if p.done > p.committed]
+        if connection is None or not moved:
+            return
+        targets = [(p, p.done) for p in moved]
+        body = b"".join(wire.COMMIT_ENTRY.pack(p.queue, *p.generation, done) for p, done in targets)
+        message = await connection.ask(
+            Code.COMMIT,
+            header=wire.COMMIT_REQUEST.pack(self._number, len(targets)),
+            parts=(body,),
+            timeout_s=self._cluster.timeout_s,
+        )
+        fenced = set(wire.decode_json(message.body, what="answer to COMMIT").get("fenced", ()))
+        for position, done in targets:
+            if position.queue not in fenced:
+                position.committed = max(position.committed, done)
+
+    async def seek(self, position: Position, to: object) -> None:
+        connection = self._need()
+        self._consumer.dropped(position)
+        position.session = -1  # what is under way is of the old session
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(result: WireMessage | KourouError) -> None:
+            """At once, not by a future: deliveries of the new session may lie right behind the answer."""
+            if isinstance(result, KourouError):
+                if not future.done():
+                    future.set_exception(result)
+                return
+            answer = wire.decode_json(result.body, what="answer to SEEK")
+            position.session = answer["session"]
+            position.next = position.done = position.committed = answer["offset"]
+            if not future.done():
+                future.set_result(None)
+
+        request = {"subscription": self._number, "queue": position.queue, "to": to}
+        connection.request(Code.SEEK, answered, parts=(wire.encode_json(request),))
+        async with asyncio.timeout(self._cluster.timeout_s):
+            await future
+
+    async def pause(self, queues: list[int] | None, paused: bool) -> None:
+        connection = self._need()
+        value = {"subscription": self._number, "queues": queues, "paused": paused}
+        await connection.ask_json(Code.PAUSE, value, timeout_s=self._cluster.timeout_s)
+
+    def _need(self) -> Connection:
+        if self._connection is None:
+            raise NotConnected(f"there is no connection to broker {self.broker} at present")
+        return self._connection
+
+
+class Router:
+    """Hands the pushes of one connection to the subscriptions on it. What comes before a subscription's number is known
+    is kept: the broker may deliver right behind its answer."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._subscriptions: dict[int, Subscription] = {}
+        self._expected: set[Subscription] = set()
+        self._early: list[WireMessage] = []
+        self._connection = connection
+        for code in (Code.DELIVER, Code.ASSIGN, Code.REVOKE):
+            connection.handlers[code] = self._take
+
+    @staticmethod
+    def of(connection: Connection) -> Router:
+        handler = connection.handlers.get(Code.DELIVER)
+        router = getattr(handler, "__self__", None)
+        return router if isinstance(router, Router) else Router(connection)
+
+    def expect(self, subscription: Subscription) -> Subscription:
+        self._expected.add(subscription)
+        return subscription
+
+    def unexpect(self, subscription: Subscription) -> None:
+        self._expected.discard(subscription)
+
+    def add(self, number: int, subscription: Subscription) -> None:
+        self._subscriptions[number] = subscription
+        early, self._early = self._early, []
+        for message in early:
+            self._take(message)
+
+    def remove(self, number: int) -> None:
+        self._subscriptions.pop(number, None)
+
+    def _take(self, message: WireMessage) -> None:
+        if message.code == Code.DELIVER:
+            number = int.from_bytes(message.header[:4])
+            value = None
+        else:
+            value = wire.decode_json(message.body, what="a push")
+            number = value["subscription"]
+        subscription = self._subscriptions.get(number)
+        if subscription is None:
+            if self._expected:
+                self._early.append(message)
+            elif message.code == Code.REVOKE:
+                self._connection.answer_json(message, {})
+        elif value is None:
+            subscription.delivered(message)
+        elif message.code == Code.ASSIGN:
+            subscription.assigned(value)
+        else:
+            subscription.revoked(message, value)

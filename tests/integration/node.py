@@ -47,8 +47,8 @@ class Process:
             self._fresh.put(line.rstrip("\n"))
         self._fresh.put(None)
 
-    def wait_for(self, text: str, *, timeout_s: float = READY_S) -> str:
-        """The first new line that holds the text; AssertionError with all output when it does not come."""
+    def wait_for(self, text: str, *, whole: bool = False, timeout_s: float = READY_S) -> str:
+        """The first new line that holds the text (or, ``whole``, is the text); AssertionError with all output when it does not come."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -58,7 +58,7 @@ class Process:
             if line is None:
                 raise AssertionError(f"the process ended ({self.process.wait()}) before {text!r}; output:\n{self.output()}")
             self.lines.append(line)
-            if text in line:
+            if line == text if whole else text in line:
                 return line
 
     def output(self) -> str:
@@ -103,7 +103,7 @@ class Node(Process):
             env=env,
         )  # fmt: skip
         try:
-            self.wait_for("ready")
+            self.wait_for("ready", whole=True)
         except AssertionError:
             self.process.kill()
             self._close()

@@ -41,6 +41,11 @@ def node_metrics(node: BrokerNode) -> Iterator[Metric]:
     yield family.counter("kourou_snapshots", "Snapshots written", node.upkeep.snapshots)
     yield family.counter("kourou_segments_sealed", "Segments sealed", node.upkeep.segments_sealed)
     yield family.counter("kourou_segments_deleted", "Segments deleted by retention", node.upkeep.segments_deleted)
+    if node.server is not None:
+        yield family.gauge("kourou_connections", "Connections on the data plane", len(node.server.peers))
+        yield family.gauge("kourou_in_flight_bytes", "Bytes of requests under way", node.server.in_flight_bytes)
+        yield family.counter("kourou_peers_cut_off", "Connections cut off for bad manners", node.server.cut_off)
+        yield family.counter("kourou_handler_bugs", "Requests that failed for a bug of ours", node.server.bugs)
     yield from lag_metrics(family, node.lag)
     yield _consumer_lag(node, family)
 

@@ -33,7 +33,7 @@ from kourou.core.version import VERSION
 from kourou.runtime.clock import SystemClock
 from kourou.runtime.metrics import Metrics
 from kourou.runtime.tasks import LoopLag, Periodic
-from kourou.transport.server import Handler
+from kourou.transport.server import DataPlaneServer, Handler
 
 
 class BrokerNode:
@@ -49,6 +49,7 @@ class BrokerNode:
         self._read_pool = ThreadPoolExecutor(2, "read")
         self._upkeep_pool = ThreadPoolExecutor(1, "upkeep")
         self._opened = False
+        self.server: DataPlaneServer | None = None
 
     def open(self) -> None:
         """Lock the directory, recover, begin a new epoch, build the services. Blocking; inside the running loop."""
@@ -132,6 +133,10 @@ class BrokerNode:
             **QueryHandlers(self.positions, self.lookup, self.subscriptions).table(),
             **AdminHandlers(self.admin, status=self.status).table(),
         }
+
+    def watch(self, server: DataPlaneServer) -> None:
+        """The listener whose numbers belong to this broker's metrics."""
+        self.server = server
 
     def keep_house(self, tasks: Periodic) -> None:
         """Start the periodic jobs."""

@@ -254,16 +254,16 @@ class Producer:
         if batch is not None and batch.size + len(body) > self._batch_bytes:
             self._close(place)
             batch = None
+        fresh = batch is None
         if batch is None:
             batch = self._open[place] = self._new_batch(route.topic, pinned, None)
-            self._start_linger(place, batch)
+        born_ms = batch.first_born_ms if fresh else time.time_ns() // 1_000_000
         number = len(batch.records)
         before = batch.size
         if message is None:
-            batch.add_body(body, time.time_ns() // 1_000_000)
+            batch.add_body(body, born_ms)
         else:
-            keys = message.all_keys
-            batch.add(body, properties, time.time_ns() // 1_000_000, tag=message.tag, keys=keys, group=group)
+            batch.add(body, properties, born_ms, tag=message.tag, keys=message.all_keys, group=group)
         self._buffered += batch.size - before
         if called is not None:
             batch.waiters.append((number, called))
@@ -274,6 +274,8 @@ class Producer:
             self._pump()
         elif self._outstanding == len(self._open):  # nothing closed is under way
             self._flush_soon()
+        elif fresh:
+            self._start_linger(place, batch)
 
     def _new_batch(self, topic: str, pinned: QueueName | None, done: Callable[[Batch, Outcome], None] | None) -> Batch:
         self._outstanding += 1

@@ -22,5 +22,10 @@ class Backoff:
         self._attempts += 1
         return self._rng.randint(ceiling // 2, ceiling)
 
+    @property
+    def attempts(self) -> int:
+        """How many delays were given since the last success."""
+        return self._attempts
+
     def reset(self) -> None:
         self._attempts = 0

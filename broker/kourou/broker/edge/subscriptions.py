@@ -10,6 +10,7 @@ from kourou.broker.services.positions import parse_start
 from kourou.broker.services.subscriptions import TAGS_MAX, SubscriptionService
 from kourou.core import fields, wire
 from kourou.core.errors import BadRequest, KourouError, NotConnected
+from kourou.core.frame import Buffer
 from kourou.core.names import check_client_id, check_group, check_topic
 from kourou.core.wire import Code, WireMessage
 from kourou.transport.server import Handler, Peer
@@ -37,10 +38,10 @@ class PeerSubscriber:
     def closed(self) -> bool:
         return self._peer.closed
 
-    def deliver(self, subscription: int, cursor: Cursor, data: bytes, next_offset: int) -> None:
+    def deliver(self, subscription: int, cursor: Cursor, parts: Sequence[Buffer], next_offset: int) -> None:
         epoch, number = cursor.generation
         header = wire.DELIVER_HEAD.pack(subscription, cursor.queue_id, epoch, number, cursor.session, next_offset)
-        self._peer.push(Code.DELIVER, header=header, parts=(data,))
+        self._peer.push(Code.DELIVER, header=header, parts=parts)
 
     def failed(self, subscription: int, cursor: Cursor, failure: KourouError) -> None:
         epoch, number = cursor.generation

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from kourou.broker.services.journal import Journal
+from kourou.broker.services.journal import Arrived, Journal
 from kourou.broker.store.store import ReadPlan, Store
 from kourou.core.errors import KourouError, OffsetOutOfRange
+from kourou.core.frame import Buffer
 
 TURN_BYTES_MAX = 1024 * 1024
 READ_BYTES_MAX = 256 * 1024
@@ -33,7 +35,7 @@ class Outlet(Protocol):
     @property
     def closed(self) -> bool: ...
 
-    def deliver(self, subscription: int, cursor: Cursor, data: bytes, next_offset: int) -> None:
+    def deliver(self, subscription: int, cursor: Cursor, parts: Sequence[Buffer], next_offset: int) -> None:
         """Send frames (or an empty body, which only moves the position)."""
         ...
 
@@ -85,7 +87,6 @@ class DeliveryService:
         self._tasks: set[asyncio.Task[None]] = set()
         self.messages_out = 0
         self.bytes_out = 0
-        self.frames_out = 0
         self.cold_reads = 0
         journal.on_confirmed(self._arrived)
 
@@ -131,14 +132,34 @@ class DeliveryService:
 
     # ---- inside
 
-    def _arrived(self, keys: set[int]) -> None:
+    def _arrived(self, arrived: list[Arrived]) -> None:
+        """Frames have come below the confirm offset. Who waits at their queue's end gets them as they are in memory; who
+        can't take them now reads them from the log later."""
         waiting = self._waiting
-        for key in keys & waiting.keys() if len(keys) > 8 else keys:
-            for subscription, cursor in waiting.pop(key, ()):
-                cursor.waiting = False
+        for key, checked, placed in arrived if waiting else ():
+            for subscription, cursor in list(waiting.get(key, ())):
+                if (
+                    placed.queue_offset == cursor.offset
+                    and subscription.tag_hashes is None
+                    and not cursor.paused
+                    and subscription.credit > 0
+                    and subscription.outlet.writable
+                ):
+                    self._sent(subscription, cursor, (placed.prefix, checked.sealed), checked.header.record_count)
+                    continue
+                self._unwait(subscription, cursor)
                 subscription.ready.append(cursor)
                 if subscription.credit > 0:
                     self._schedule(subscription)
+
+    def _sent(self, subscription: Subscription, cursor: Cursor, parts: Sequence[Buffer], count: int) -> None:
+        """Send ``count`` records from the cursor on."""
+        size = sum(map(len, parts))
+        self.messages_out += count
+        self.bytes_out += size
+        cursor.offset += count
+        subscription.credit -= size
+        subscription.outlet.deliver(subscription.number, cursor, parts, cursor.offset)
 
     def _unwait(self, subscription: Subscription, cursor: Cursor) -> None:
         if cursor.waiting:
@@ -201,11 +222,7 @@ class DeliveryService:
         """Send what was read; the bytes sent. The cursor goes to the end of the line, or waits at the end of its queue."""
         size = len(data)
         if plan.next_offset > cursor.offset:
-            self.messages_out += plan.next_offset - cursor.offset
-            cursor.offset = plan.next_offset
-            subscription.credit -= size
-            self.bytes_out += size
-            subscription.outlet.deliver(subscription.number, cursor, data, plan.next_offset)
+            self._sent(subscription, cursor, (data,), plan.next_offset - cursor.offset)
             subscription.ready.append(cursor)
         else:
             self._wait(subscription, cursor)
@@ -216,7 +233,7 @@ class DeliveryService:
             low, high = self._store.queue_bounds(cursor.key)
             if cursor.offset < low:  # retention passed the reader by
                 cursor.offset = low
-                subscription.outlet.deliver(subscription.number, cursor, b"", low)
+                subscription.outlet.deliver(subscription.number, cursor, (), low)
                 subscription.ready.append(cursor)
             elif cursor.offset > high:
                 cursor.gone = True

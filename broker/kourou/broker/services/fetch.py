@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
-from kourou.broker.services.journal import Journal
+from kourou.broker.services.journal import Arrived, Journal
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.store import Store
 from kourou.core.errors import QueueNotFound, TooManyRequests
@@ -77,8 +77,10 @@ class FetchService:
                 if not entries:
                     del self._waiting[key]
 
-    def _arrived(self, keys: set[int]) -> None:
-        for key in keys & self._waiting.keys():
+    def _arrived(self, arrived: list[Arrived]) -> None:
+        if not self._waiting:
+            return
+        for key, _, _ in arrived:
             for future in self._waiting.pop(key, ()):
                 if not future.done():
                     future.set_result(None)

@@ -24,7 +24,7 @@ from kourou.core.errors import FlushFailed, KourouError, ShuttingDown, TopicNotF
 from kourou.core.frame import Kind, seal
 from kourou.core.wire import encode_json
 
-TURN_BYTES_MAX = 2 * 1024 * 1024  # appended in one go; more waits for the next turn, so that the loop is not held
+TURN_BYTES_MAX = 1024 * 1024  # appended in one go; more waits for the next turn, so that the loop is not held
 METADATA_BYTES_MAX = 1024 * 1024  # of one metadata frame
 INLINE_SYNC_MS_MAX = 1.0  # a lone waiter's fdatasync runs on the loop while the disk answers within this
 
@@ -35,6 +35,9 @@ class FrameJob:
 
     frame: CheckedFrame
     done: Callable[[Appended | None, bool, KourouError | None], None]  # result, is it a duplicate, or the error
+
+
+Arrived = tuple[int, CheckedFrame, Appended]  # queue key, frame, where it lies
 
 
 class Journal:
@@ -60,9 +63,11 @@ class Journal:
         self._jobs: deque[FrameJob] = deque()
         self._records: list[tuple[dict[str, Any], Callable[[KourouError | None], None]]] = []
         self._scheduled = False
+        self._turn_jobs = 0  # submitted since the last turn ended
+        self._gathers = False
         self._waiting: deque[tuple[int, Callable[[KourouError | None], None]]] = deque()
-        self._touched: deque[tuple[int, int]] = deque()  # (end offset of the frame, queue key), in log order
-        self._listeners: list[Callable[[set[int]], None]] = []
+        self._appended: deque[Arrived] = deque()  # not confirmed yet, in log order
+        self._listeners: list[Callable[[list[Arrived]], None]] = []
         self._syncing = False
         self._sync_ms = 0.0  # how long fdatasync took lately
         self._failed: KourouError | None = None
@@ -72,9 +77,17 @@ class Journal:
     # ---- what services call
 
     def submit(self, job: FrameJob) -> None:
-        """Append at the end of this loop turn."""
+        """Append in this loop turn: at its end, together with what else comes, or at once for a lone sender.
+
+        A turn whose predecessor had more than one frame gathers; else the first frame of the turn goes at once, and only
+        what comes behind it waits for the end.
+        """
         self._jobs.append(job)
+        self._turn_jobs += 1
+        alone = not self._gathers and not self._scheduled
         self._schedule()
+        if alone:
+            self._commit_turn()
 
     def submit_record(self, record: dict[str, Any], done: Callable[[KourouError | None], None]) -> None:
         """The same for a metadata record; all records of a turn share a frame."""
@@ -102,8 +115,8 @@ class Journal:
         self._confirm()
         await future
 
-    def on_confirmed(self, listener: Callable[[set[int]], None]) -> None:
-        """Call back with the queue keys that have new frames below ``confirmed``."""
+    def on_confirmed(self, listener: Callable[[list[Arrived]], None]) -> None:
+        """Call back with the frames that have come below ``confirmed``, in log order."""
         self._listeners.append(listener)
 
     async def sync_now(self) -> None:
@@ -130,6 +143,8 @@ class Journal:
 
     def _turn(self) -> None:
         self._scheduled = False
+        self._gathers = self._turn_jobs > 1
+        self._turn_jobs = 0
         self._commit_turn()
         if self._jobs or self._records:
             self._schedule()
@@ -176,7 +191,7 @@ class Journal:
             return
         for job, result in zip(jobs, appended, strict=True):
             self._state.applied(job.frame, result)
-            self._touched.append((result.end_offset, job.frame.key))
+            self._appended.append((job.frame.key, job.frame, result))
             self._wait(job, result, False)
         for job, twin in late:
             if not self._answered_before(job):
@@ -204,10 +219,6 @@ class Journal:
         return True
 
     def _wait(self, job: FrameJob, result: Appended, duplicate: bool) -> None:
-        if not self._sync_flush or result.end_offset <= self.confirmed:
-            job.done(result, duplicate, None)
-            return
-
         def confirmed(failure: KourouError | None) -> None:
             job.done(None if failure else result, duplicate, failure)
 
@@ -240,10 +251,7 @@ class Journal:
             return
         for record, done in records:
             self._state.replay(record, log_offset=result.log_offset, store_ms=result.store_ms)
-            if self._sync_flush:
-                self._waiting.append((result.end_offset, done))
-            else:
-                done(None)
+            self._waiting.append((result.end_offset, done))
 
     # ---- confirmation
 
@@ -251,15 +259,16 @@ class Journal:
         offset = self._store.synced_offset if self._sync_flush else self._store.end_offset
         if offset > self.confirmed:
             self.confirmed = offset
-        waiting = self._waiting
+        appended = self._appended
+        if appended and appended[0][2].end_offset <= self.confirmed:
+            arrived: list[Arrived] = []
+            while appended and appended[0][2].end_offset <= self.confirmed:
+                arrived.append(appended.popleft())
+            for listener in self._listeners:
+                listener(arrived)
+        waiting = self._waiting  # after the readers: whoever waits for a message waits longest
         while waiting and waiting[0][0] <= self.confirmed:
             waiting.popleft()[1](None)
-        if self._touched and self._touched[0][0] <= self.confirmed:
-            keys: set[int] = set()
-            while self._touched and self._touched[0][0] <= self.confirmed:
-                keys.add(self._touched.popleft()[1])
-            for listener in self._listeners:
-                listener(keys)
         if self._sync_flush and self._store.synced_offset < self._store.end_offset and not self._syncing:
             self._start_sync()
 

@@ -1,16 +1,22 @@
-"""The log: segments of frames, named by the log offset of their first byte. A frame never spans two segments."""
+"""The log: segments of frames, named by the log offset of their first byte. A frame never spans two segments.
+
+One thread appends, cuts and drops; others may read meanwhile. What they look at is therefore replaced whole (``_bases``)
+or only added to, and a dropped segment's handle stays open for a while, emptied so that its room is free at once: a
+descriptor's number must not be given to another file while a read is under way.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 from kourou.broker.store.files import File, Files
-from kourou.core.errors import DamagedLog
+from kourou.core.errors import BadChecksum, DamagedLog, FrameInvalid, UnsupportedVersion
 from kourou.core.frame import PREFIX_SIZE, Buffer, check_frame, parse_prefix
 
 FOLDER = "log"
+RETIRED_MAX = 8
 
 
 def segment_name(base: int) -> str:
@@ -21,27 +27,20 @@ def index_name(base: int) -> str:
     return f"{FOLDER}/{base:020d}.idx"
 
 
+def list_bases(files: Files, suffix: str) -> list[int]:
+    """Log offsets in the names of segments (``.seg``) or indexes (``.idx``), ascending."""
+    return [int(name[:20]) for name in files.list(FOLDER) if name.endswith(suffix) and name[:-4].isdigit()]
+
+
 class CommitLog:
     """Appends to the last segment, reads from all. What is durable is the store's matter."""
 
     def __init__(self, files: Files, *, segment_bytes: int) -> None:
         self._files = files
         self._segment_bytes = segment_bytes
-        self._bases: list[int] = []
-        self._segments: dict[int, File] = {}
-        for name in files.list(FOLDER):
-            if name.endswith(".tmp"):
-                files.remove(f"{FOLDER}/{name}")
-            elif name.endswith(".seg") and name[:-4].isdigit():
-                self._bases.append(int(name[:-4]))
-        for base in self._bases:
-            self._segments[base] = files.open(segment_name(base))
-        for base, following in pairwise(self._bases):
-            if base + self._segments[base].size != following:
-                raise DamagedLog(
-                    f"the log has a hole: segment {base} ends at {base + self._segments[base].size}, "
-                    f"the next starts at {following}"
-                )
+        self._bases: tuple[int, ...] = tuple(list_bases(files, ".seg"))
+        self._segments: dict[int, File] = {base: files.open(segment_name(base)) for base in self._bases}
+        self._retired: deque[File] = deque()
         if not self._bases:
             self.roll(0)
 
@@ -51,22 +50,31 @@ class CommitLog:
 
     @property
     def end(self) -> int:
-        return self._bases[-1] + self._segments[self._bases[-1]].size
+        base = self._bases[-1]
+        return base + self._segments[base].size
 
     @property
     def start(self) -> int:
         return self._bases[0]
 
+    @property
+    def room(self) -> int:
+        """Bytes that the last segment still takes; an empty one takes a frame of any size."""
+        return self._segment_bytes - self._segments[self._bases[-1]].size
+
+    def holes(self) -> list[tuple[int, int]]:
+        """(where a segment ends, where the next one starts) when these differ."""
+        ends = [base + self._segments[base].size for base in self._bases]
+        return [(end, start) for end, start in zip(ends, self._bases[1:], strict=False) if end != start]
+
     def segment_end(self, base: int) -> int:
-        return base + self._segments[base].size
+        """Where the next segment starts; of the last one, where it ends."""
+        bases = self._bases
+        number = bisect_right(bases, base)
+        return bases[number] if number < len(bases) else base + self._segments[base].size
 
     def file(self, base: int) -> File:
         return self._segments[base]
-
-    def fits(self, size: int) -> bool:
-        """Whether the last segment has room; an empty one always has."""
-        used = self._segments[self._bases[-1]].size
-        return used == 0 or used + size <= self._segment_bytes
 
     def append(self, parts: Sequence[Buffer]) -> None:
         """Behind the end of the last segment; all or nothing."""
@@ -75,41 +83,39 @@ class CommitLog:
     def roll(self, base: int) -> None:
         """Begin a segment at ``base``, the end of the log."""
         self._segments[base] = self._files.open(segment_name(base))
-        self._bases.append(base)
+        self._bases = (*self._bases, base)
 
     def locate(self, offset: int) -> tuple[File, int]:
         """The segment that holds a log offset, and the place in it."""
-        number = bisect_right(self._bases, offset) - 1
-        if number < 0 or offset >= self.end:
+        bases = self._bases
+        number = bisect_right(bases, offset) - 1
+        file = self._segments.get(bases[number]) if number >= 0 else None
+        if file is None or offset - bases[number] >= file.size:
             raise DamagedLog(f"log offset {offset} is not in the log, which is {self.start} to {self.end}")
-        base = self._bases[number]
-        return self._segments[base], offset - base
-
-    def read_span(self, offset: int, size: int, *, cached_only: bool) -> bytes | None:
-        """Bytes within one segment; None when ``cached_only`` and the disk would have to be waited for."""
-        file, at = self.locate(offset)
-        if cached_only:
-            return file.read_cached(at, size)
-        data = file.read(at, size)
-        if len(data) != size:
-            raise DamagedLog(f"the log ends at {offset + len(data)} within a frame that should reach {offset + size}")
-        return data
+        return file, offset - bases[number]
 
     def read_frame(self, offset: int) -> bytes:
         """One whole frame, both checksums verified. Raises DamagedLog."""
         file, at = self.locate(offset)
-        prefix = parse_prefix(file.read(at, PREFIX_SIZE))
-        data = file.read(at, prefix.size)
-        check_frame(data)
+        try:
+            data = file.read(at, parse_prefix(file.read(at, PREFIX_SIZE)).size)
+            prefix, _ = check_frame(data)
+        except (FrameInvalid, BadChecksum, UnsupportedVersion) as failure:
+            raise DamagedLog(f"no valid frame at log offset {offset}: {failure}") from None
+        if prefix.log_offset != offset:
+            raise DamagedLog(f"the frame at log offset {offset} says {prefix.log_offset}")
         return data
 
     def truncate(self, offset: int) -> list[int]:
-        """Cut at a frame's start; the bases of segments that are gone altogether."""
+        """Cut at a frame's start; the bases of segments that are gone altogether, newest first.
+
+        A segment that starts at ``offset`` stays, empty: where a segment starts is not decided anew.
+        """
         gone: list[int] = []
-        while len(self._bases) > 1 and self._bases[-1] >= offset:
-            base = self._bases.pop()
-            self._segments.pop(base).close()
-            self._files.remove(segment_name(base))
+        while len(self._bases) > 1 and self._bases[-1] > offset:
+            base = self._bases[-1]
+            self._bases = self._bases[:-1]
+            self._remove(base)
             gone.append(base)
         base = self._bases[-1]
         if offset < base + self._segments[base].size:
@@ -120,16 +126,23 @@ class CommitLog:
         """Retention: delete the oldest segment."""
         assert base == self._bases[0]
         assert len(self._bases) > 1
-        self._bases.pop(0)
-        self._segments.pop(base).close()
+        self._bases = self._bases[1:]
+        self._remove(base)
+
+    def _remove(self, base: int) -> None:
+        file = self._segments.pop(base)
         self._files.remove(segment_name(base))
+        file.truncate(0)
+        self._retired.append(file)
+        while len(self._retired) > RETIRED_MAX:
+            self._retired.popleft().close()
 
     def close(self) -> None:
-        for file in self._segments.values():
+        for file in (*self._segments.values(), *self._retired):
             file.close()
 
     def frames(self, start: int, end: int) -> Iterator[int]:
-        """Log offsets of the frames from ``start`` on, by their prefixes alone (``log`` commands)."""
+        """Log offsets of the frames from ``start`` on, by their prefixes alone."""
         while start < end:
             file, at = self.locate(start)
             yield start

@@ -1,7 +1,11 @@
 """Refusing writes before the disk is full, and coming back by itself.
 
 Full is a share of used/(used + available). It is looked up once a second and estimated in between from what was written,
-so a burst can't overshoot. The reserve file keeps room for consumers to commit their offsets while clients are refused.
+so a burst can't overshoot by more than a moment's writes. The reserve file keeps room for consumers to commit their
+offsets while clients are refused: it is deleted when the disk is full and made again when there is room for it. As
+deleting it looks like room, the disk only counts as having room again when the reserve would fit beside it.
+
+``refresh`` may run in another thread: what is written meanwhile may be missing from the estimate until the next one.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from kourou.broker.store.files import Files
 from kourou.core.errors import DiskFull
 
 RESERVE = "reserve"
+RESERVE_PARTS = 16  # of a small file system the reserve takes at most one part in so many
 
 
 class DiskSpace:
@@ -17,51 +22,53 @@ class DiskSpace:
         self._files = files
         self._full_ratio = full_ratio
         usage = files.usage()
-        self._reserve_bytes = min(reserve_bytes, (usage.used + usage.available) // 16)
-        self._reserved = False
+        self._reserve_bytes = min(reserve_bytes, (usage.used + usage.available) // RESERVE_PARTS)
+        self._reserved = bool(self._reserve_bytes) and files.size(RESERVE) == self._reserve_bytes
         self._room = 0  # bytes until full
         self.full = False
         self.ratio = usage.ratio
 
     def refresh(self) -> bool:
-        """Look again; True when being full began or ended. Holds or releases the reserve. Blocking, but quick."""
+        """Look again; True when being full began or ended. Holds or releases the reserve. *Blocking*, but quick."""
         was_full = self.full
         usage = self._files.usage()
         self.ratio = usage.ratio
-        total = usage.used + usage.available
-        self._room = int(total * self._full_ratio) - usage.used
-        # with the reserve released the ratio falls; don't take that for room
-        missing = 0 if self._reserved else self._reserve_bytes
-        self.full = self._room - missing <= 0 if was_full else self._room <= 0
-        if self.full and self._reserved:
-            self._files.remove(RESERVE)
-            self._reserved = False
-        elif not self.full and not self._reserved and self._room > 2 * self._reserve_bytes:
+        self._room = int((usage.used + usage.available) * self._full_ratio) - usage.used
+        if not self._reserved:
+            self._room -= self._reserve_bytes
+        # a quarter more to begin again, so that it does not go back and forth
+        self.full = self._room <= (self._reserve_bytes // 4 if was_full else 0)
+        if self.full:
+            self._release()
+        elif not self._reserved and self._reserve_bytes:
             try:
                 self._files.reserve(RESERVE, self._reserve_bytes)
                 self._reserved = True
             except DiskFull:
-                self._reserved = False
+                pass  # a quota, say; tried again next time
         return self.full != was_full
 
     def check(self, size: int) -> None:
         """Raises DiskFull when ``size`` more bytes of clients' data should not be written."""
+        if not self.full and size > self._room:
+            self.refresh()
         if self.full or size > self._room:
-            if not self.full:
-                self.refresh()
-            if self.full or size > self._room:
-                raise DiskFull(
-                    f"the disk is {self.ratio:.0%} full; writes are refused from {self._full_ratio:.0%} on",
-                    retry_after_ms=1_000,
-                )
+            raise DiskFull(
+                f"the disk is {self.ratio:.0%} full; writes are refused from {self._full_ratio:.0%} on",
+                retry_after_ms=1_000,
+            )
 
     def wrote(self, size: int) -> None:
         self._room -= size
 
-    def out_of_room(self) -> None:
-        """The disk itself said so."""
-        if not self.full:
-            self.full = True
-            if self._reserved:
-                self._files.remove(RESERVE)
-                self._reserved = False
+    def out_of_room(self) -> bool:
+        """The disk itself said so. True when this set room free."""
+        self.full = True
+        return self._release()
+
+    def _release(self) -> bool:
+        if not self._reserved:
+            return False
+        self._files.remove(RESERVE)
+        self._reserved = False
+        return True

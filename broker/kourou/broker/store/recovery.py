@@ -3,9 +3,12 @@
 The newest whole snapshot is restored; the log behind it is read frame by frame, which rebuilds the index of the open
 segment and replays the projections in the same pass. Sealed segments are covered by their .idx files and not read.
 
-An invalid place in the log is one of two things. At or above the last offset known to be durable (``confirm``) it is a
-torn tail: what a crash left of writes nobody was promised. It is cut, and the notice says so. Below that offset it is
-damage: it is never cut. The next valid frame is searched, the range between is named and remembered as unreadable.
+An invalid place in the log is one of two things. At or above the last offset known to be durable it is a torn tail: what
+a crash left of writes nobody was promised. It is cut, with all that follows, and the notice says so. Below that offset it
+is damage: it is never cut. The next valid frame is searched, the range between is named and remembered as unreadable.
+
+Known to be durable is the log up to what ``confirm`` says, up to the newest snapshot (written after an fdatasync) and up
+to the end of the newest segment with an .idx (written after an fdatasync), whichever is most.
 """
 
 from __future__ import annotations
@@ -18,17 +21,22 @@ from numpy.typing import NDArray
 
 from kourou.broker.store import snapshot
 from kourou.broker.store.columns import check_columns
-from kourou.broker.store.commitlog import CommitLog, index_name
+from kourou.broker.store.commitlog import FOLDER, CommitLog, index_name, list_bases
+from kourou.broker.store.confirm import Confirm
 from kourou.broker.store.diskspace import DiskSpace
+from kourou.broker.store.epochs import Epochs
 from kourou.broker.store.files import Files
 from kourou.broker.store.logindex import LogIndex
 from kourou.broker.store.scan import Invalid, ScannedFrame, find_next, scan
-from kourou.broker.store.store import Notice, Store, StoreConfig, read_confirm
-from kourou.core.errors import DamagedLog
-from kourou.core.frame import Kind, Prefix, SealedHeader
+from kourou.broker.store.store import Notice, Store, StoreConfig
+from kourou.core.errors import ClientFault, DamagedLog, FrameInvalid, UnsupportedVersion
+from kourou.core.frame import PREFIX_SIZE, Kind, Prefix, SealedHeader, parse_prefix
 
 INDEX_PART = "index"
+METADATA_KEY = 0
 Apply = Callable[[Prefix, SealedHeader, memoryview], None]
+Add = Callable[[ScannedFrame], None]
+ANY_TAG = 2**64 - 1
 
 
 @dataclass(slots=True)
@@ -48,72 +56,109 @@ def open_store(
     notice: Notice,
 ) -> Recovered:
     """Open the store. ``restore`` gets the snapshot's parts, if there is one; ``apply`` each later frame in order."""
+    space = DiskSpace(files, full_ratio=config.full_ratio, reserve_bytes=config.reserve_bytes)
+    space.refresh()  # a full disk gives up its reserve before anything is written
     log = CommitLog(files, segment_bytes=config.segment_bytes)
-    index = LogIndex(files, base=log.start, name=index_name)
+    indexed = _sweep(files, log)
+    confirm = Confirm(files)
     found = snapshot.load_newest(files, log_end=log.end, notice=notice)
-    replay_from = log.start
+    durable = max([confirm.offset, *(log.segment_end(base) for base in indexed), found[0] if found is not None else 0])
+    index = LogIndex(files, base=log.start, name=index_name)
+    opener = _Opener(files, log, index, apply, notice, durable=durable)
+    opener.check_holes()
     if found is not None:
-        replay_from, parts = found
+        opener.replay_from, parts = found
         index.import_open(parts.pop(INDEX_PART))
         restore(parts)
     elif log.start > 0:
         raise DamagedLog(f"the log starts at {log.start} and no whole snapshot is left: its topics and offsets are lost")
-    opener = _Opener(files, log, index, apply, notice, durable=read_confirm(files), replay_from=replay_from)
     opener.run()
-    space = DiskSpace(files, full_ratio=config.full_ratio, reserve_bytes=config.reserve_bytes)
-    space.refresh()
-    epoch = max(opener.epoch, _epoch_of(log, replay_from, opener.epoch))
-    store = Store(files, log, index, space, epoch=epoch, synced_offset=min(opener.durable, log.end))
-    store.snapshot_offset = replay_from if found is not None else 0
-    store.damaged = opener.damaged
+    if log.end < confirm.offset:
+        notice("durable_bytes_missing", {"log_end": log.end, "durable": confirm.offset})
+        confirm.lower(log.end)
+    store = Store(files, log, index, space, confirm, opener.epochs, damaged=opener.damaged, notice=notice)
+    store.snapshot_offset = opener.replay_from if found is not None else 0
+    if opener.epochs_missing:
+        _read_epochs(store, notice)
     return Recovered(store, store.snapshot_offset, opener.replayed, opener.bytes_cut)
 
 
-def _epoch_of(log: CommitLog, replay_from: int, found: int) -> int:
-    """The epoch at the end of the log; where nothing was replayed, that of the last frame there is."""
-    if found:
-        return found
-    epoch = 0
-    base = log.bases[-1] if log.end > log.bases[-1] or len(log.bases) == 1 else log.bases[-2]
-    for item in scan(log.file(base), base, base):
-        if isinstance(item, ScannedFrame):
-            epoch = item.prefix.epoch
-    return epoch
+def _sweep(files: Files, log: CommitLog) -> list[int]:
+    """Delete what an interrupted write or deletion left; bases of closed segments that have an index."""
+    left_over = [f"{FOLDER}/{name}" for name in files.list(FOLDER) if name.endswith(".tmp")]
+    indexed: list[int] = []
+    for base in list_bases(files, ".idx"):
+        if base in log.bases[:-1]:
+            indexed.append(base)
+        else:  # its segment is gone, or was cut and is open again
+            left_over.append(index_name(base))
+    for name in left_over:
+        files.remove(name)
+    if left_over:
+        files.sync_folder(FOLDER)  # an old index must not come back beside what is written from here on
+    return indexed
+
+
+def _read_epochs(store: Store, notice: Notice) -> None:
+    """The cache is gone: look at every frame of the metadata queue, which holds the EPOCH frames."""
+    known, store.epochs.entries = store.epochs.entries, []
+    low, high = store.queue_bounds(METADATA_KEY)
+    heads = {offset for _, offset in known}
+    while low < high:
+        refs = store.index.refs(METADATA_KEY, low, limit=256)
+        if not refs:
+            break
+        heads.update(ref.log_offset for ref in refs)
+        low = refs[-1].queue_offset + refs[-1].count
+    if store.log.end > store.log.start:
+        heads.add(store.log.start)
+    for offset in sorted(heads):
+        file, at = store.log.locate(offset)
+        try:
+            store.epochs.note(parse_prefix(file.read(at, PREFIX_SIZE)).epoch, offset)
+        except (FrameInvalid, UnsupportedVersion):
+            continue  # damaged; it is named where the log is read
+    store.epoch = store.epochs.latest
+    if store.epochs.entries:
+        notice("epochs_rebuilt", {"epochs": len(store.epochs.entries), "latest": store.epoch})
+        store.epochs.save(store.files)
 
 
 class _Opener:
-    def __init__(
-        self,
-        files: Files,
-        log: CommitLog,
-        index: LogIndex,
-        apply: Apply,
-        notice: Notice,
-        *,
-        durable: int,
-        replay_from: int,
-    ) -> None:
+    def __init__(self, files: Files, log: CommitLog, index: LogIndex, apply: Apply, notice: Notice, *, durable: int) -> None:
         self._files = files
         self._log = log
         self._index = index
         self._apply = apply
         self._notice = notice
-        self._replay_from = replay_from
-        self.durable = durable
+        self._durable = durable
+        epochs = Epochs.load(files)
+        self.epochs_missing = epochs is None
+        self.epochs = epochs or Epochs()
+        self.replay_from = log.start
         self.damaged: list[tuple[int, int]] = []
-        self.epoch = 0
         self.replayed = 0
         self.bytes_cut = 0
+
+    def check_holes(self) -> None:
+        """Segments follow one another, unless a power cut took the end of one that was not durable."""
+        for end, start in self._log.holes():
+            if end > start:
+                raise DamagedLog(f"segments overlap: one ends at {end}, the next starts at {start}; nothing was changed")
+            if end >= self._durable:
+                self._cut(end, "the segment ends before the next one starts")
+                return
+            self._unreadable(end, start, "the segment ends before the next one starts")
 
     def run(self) -> None:
         for base in list(self._log.bases):
             if base not in self._log.bases:
                 break  # the log was cut before it
-            last = base == self._log.bases[-1]
-            if last:
+            if base == self._log.bases[-1]:
                 self._open_last(base)
             else:
                 self._open_closed(base)
+        self.epochs.cut(self._log.end)
 
     def _open_closed(self, base: int) -> None:
         end = self._log.segment_end(base)
@@ -121,41 +166,35 @@ class _Opener:
             self._index.load_sealed(base)
         except DamagedLog as failure:
             self._notice("index_rebuilt", {"segment": base, "reason": str(failure)})
-            if not self._rebuild(base):
-                return
+            self._rebuild(base)
         else:
-            if end > self._replay_from:
-                self._walk(base, max(base, self._replay_from), lambda item: None)
+            if end > self.replay_from:
+                self._walk(base, max(base, self.replay_from), None)
 
-    def _rebuild(self, base: int) -> bool:
-        """Make the index of a closed segment; False when the log was cut in it, so that it is the last one now."""
+    def _rebuild(self, base: int) -> None:
+        """Make the index of a closed segment, in the pass that replays it."""
         rebuild = self._index.rebuild(base)
-
-        def add(item: ScannedFrame) -> None:
-            rebuild.add(*_index_entry(item))
-
-        if not self._walk(base, base, add):
-            self._open_last(base, replay=False)
-            return False
+        if not self._walk(base, base, lambda item: rebuild.add(*frame_entry(item))):
+            self.replay_from, replay_from = self._log.end, self.replay_from
+            self._open_last(base)  # it was cut and is the last one now; its frames are applied already
+            self.replay_from = replay_from
+            return
+        self._log.file(base).sync()  # an index says that its segment is durable
         self._files.write_atomic(index_name(base), rebuild.build(self._log.segment_end(base)))
         self._index.load_sealed(base)
-        return True
 
-    def _open_last(self, base: int, *, replay: bool = True) -> None:
+    def _open_last(self, base: int) -> None:
         if self._index.open_base < base:
             self._index.start(base)
         covered = max(base, self._index.covered)
-        start = max(base, min(covered, self._replay_from))
-        replay_from, self._replay_from = self._replay_from, self._replay_from if replay else self._log.end
 
         def add(item: ScannedFrame) -> None:
             if item.prefix.log_offset >= covered:
-                self._index.add(*_index_entry(item))
+                self._index.add(*frame_entry(item))
 
-        self._walk(base, start, add)
-        self._replay_from = replay_from
+        self._walk(base, max(base, min(covered, self.replay_from)), add)
 
-    def _walk(self, base: int, start: int, add: Callable[[ScannedFrame], None]) -> bool:
+    def _walk(self, base: int, start: int, add: Add | None) -> bool:
         """Feed the frames of a segment to the index and the projections; False when the log was cut here."""
         file = self._log.file(base)
         at: int | None = start
@@ -163,50 +202,55 @@ class _Opener:
             following: int | None = None
             for item in scan(file, base, at):
                 if isinstance(item, Invalid):
-                    following = self._invalid(base, item)
-                    if following is None and item.log_offset >= self.durable:
+                    if item.log_offset >= self._durable:
+                        self._cut(item.log_offset, item.reason)
                         return False
+                    following = find_next(file, base, item.log_offset + 1)
+                    upto = self._log.segment_end(base) if following is None else following
+                    self._unreadable(item.log_offset, upto, item.reason)
                     break
-                add(item)
+                if add is not None:
+                    add(item)
                 self._take(item)
             at = following
         return True
 
     def _take(self, item: ScannedFrame) -> None:
-        self.epoch = max(self.epoch, item.prefix.epoch)
-        if item.prefix.log_offset >= self._replay_from:
-            self._apply(item.prefix, item.header, item.sealed)
+        prefix = item.prefix
+        if prefix.epoch > self.epochs.latest:
+            self.epochs.note(prefix.epoch, prefix.log_offset)
+        if prefix.log_offset >= self.replay_from:
+            self._apply(prefix, item.header, item.sealed)
             self.replayed += 1
 
-    def _invalid(self, base: int, item: Invalid) -> int | None:
-        """Cut a torn tail (None), or name damage and find where to go on."""
-        end = self._log.end
-        if item.log_offset >= self.durable:
-            self._log.truncate(item.log_offset)
-            self.bytes_cut += end - item.log_offset
-            self._notice(
-                "torn_tail_cut",
-                {"log_offset": item.log_offset, "bytes": end - item.log_offset, "reason": item.reason},
-            )
-            return None
-        segment_end = self._log.segment_end(base)
-        following = find_next(self._log.file(base), base, item.log_offset + 1)
-        upto = following if following is not None else segment_end
-        self.damaged.append((item.log_offset, upto))
-        self._notice("log_damaged", {"from": item.log_offset, "to": upto, "reason": item.reason})
-        return following
+    def _cut(self, offset: int, reason: str) -> None:
+        cut = self._log.end - offset
+        for base in self._log.truncate(offset):
+            self._files.remove(index_name(base))
+        self._log.file(self._log.bases[-1]).sync()  # what is cut must not come back behind what is written next
+        self._files.sync_folder(FOLDER)
+        self.bytes_cut += cut
+        self._notice("torn_tail_cut", {"log_offset": offset, "bytes": cut, "reason": reason})
+
+    def _unreadable(self, start: int, end: int, reason: str) -> None:
+        if self.damaged and self.damaged[-1][1] >= start:  # also named as the end of its segment
+            start, end = self.damaged[-1][0], max(end, self.damaged.pop()[1])
+        self.damaged.append((start, end))
+        self._notice("log_damaged", {"from": start, "to": end, "reason": reason})
 
 
-def _index_entry(item: ScannedFrame) -> tuple[int, int, int, int, int, int, int, int, int, NDArray[np.uint32] | None]:
+def frame_entry(item: ScannedFrame) -> tuple[int, int, int, int, int, int, int, int, int, NDArray[np.uint32] | None]:
     prefix, header = item.prefix, item.header
+    mask, hashes = 0, None
     if header.kind == Kind.MESSAGES:
-        facts = check_columns(item.sealed, 0, header)
-        mask, hashes = facts.tag_mask, facts.key_hashes
-    else:
-        mask, hashes = 0, None
-    key = prefix.incarnation << 32 | header.queue_id
+        try:
+            facts = check_columns(item.sealed, 0, header)
+        except ClientFault:  # a limit is stricter now than when it was stored: no reason to lose it
+            mask = ANY_TAG
+        else:
+            mask, hashes = facts.tag_mask, facts.key_hashes
     return (
-        key,
+        prefix.incarnation << 32 | header.queue_id,
         prefix.queue_offset,
         prefix.log_offset,
         prefix.size,

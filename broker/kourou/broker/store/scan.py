@@ -1,12 +1,16 @@
-"""Reading a segment from end to end: every frame checked, the first invalid place found, the next valid frame after it."""
+"""Reading a segment from end to end: every frame checked, the first invalid place found, the next valid frame after it.
+
+One pass in chunks of 4 MiB; a frame that a chunk cuts is read again with the next one.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from kourou.broker.store.files import File
-from kourou.core.errors import BadChecksum, FrameInvalid, UnsupportedVersion
+from kourou.core.errors import BadChecksum, FrameInvalid, NewerFormat, UnsupportedVersion
 from kourou.core.frame import (
     PREFIX_MAGIC,
     PREFIX_SIZE,
@@ -18,6 +22,16 @@ from kourou.core.limits import FRAME_BYTES_MAX
 
 CHUNK = 4 * 1024 * 1024
 _MAGIC = PREFIX_MAGIC.to_bytes(4, "little")
+_SIZE_MAX = PREFIX_SIZE + FRAME_BYTES_MAX
+
+
+class Readable(Protocol):
+    """As much of a file as a scan needs."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, offset: int, size: int) -> bytes: ...
 
 
 @dataclass(slots=True)
@@ -36,70 +50,82 @@ class Invalid:
     reason: str
 
 
-def scan(file: File, base: int, start: int) -> Iterator[ScannedFrame | Invalid]:
-    """The frames of a segment from log offset ``start`` on, both checksums verified; at most one Invalid, last."""
-    at = start - base
+def scan(file: Readable, base: int, start: int) -> Iterator[ScannedFrame | Invalid]:
+    """The frames of a segment from log offset ``start`` on, both checksums verified; at most one Invalid, last.
+
+    Raises NewerFormat at a frame that is whole but of a version this program does not know.
+    """
+    at = data_at = start - base
     data = b""
-    data_at = at
-    while at < file.size:
-        room = data_at + len(data) - at
-        try:
-            if room < PREFIX_SIZE:
-                raise _Short(PREFIX_SIZE)
-            size = int.from_bytes(data[at - data_at + 4 : at - data_at + 8], "little")
-            plausible = data[at - data_at : at - data_at + 4] == _MAGIC and size <= PREFIX_SIZE + FRAME_BYTES_MAX
-            if plausible and size > room:
-                raise _Short(size)
-            prefix, header = check_frame(data, at - data_at)
-            if prefix.log_offset != base + at:
-                raise FrameInvalid(f"frame says log offset {prefix.log_offset}, it lies at {base + at}")
-        except _Short as short:
-            if data_at + len(data) >= file.size:
-                yield Invalid(base + at, f"frame is cut off: {room} bytes of {short.wanted}")
+    end = file.size
+    while at < end:
+        place = at - data_at
+        room = len(data) - place
+        wanted = PREFIX_SIZE
+        if room >= PREFIX_SIZE:
+            size = int.from_bytes(data[place + 4 : place + 8], "little")
+            if data[place : place + 4] == _MAGIC and size <= _SIZE_MAX:
+                wanted = size
+        if room < wanted:
+            if data_at + len(data) >= end:
+                yield Invalid(base + at, f"frame is cut off: {room} bytes of {wanted}")
                 return
-            data = file.read(at, max(CHUNK, short.wanted))
-            data_at = at
+            data, data_at = file.read(at, max(CHUNK, wanted)), at
+            if len(data) < min(wanted, end - at):
+                yield Invalid(base + at, f"frame can't be read: {len(data)} bytes of {wanted}")
+                return
             continue
+        try:
+            prefix, header = check_frame(data, place)
+        except UnsupportedVersion as failure:
+            if is_whole(data, place):
+                raise NewerFormat(f"frame at log offset {base + at}: {failure}") from None
+            yield Invalid(base + at, str(failure))
+            return
         except (FrameInvalid, BadChecksum) as failure:
             yield Invalid(base + at, str(failure))
             return
-        except UnsupportedVersion:
-            raise
-        place = at - data_at
+        if prefix.log_offset != base + at:
+            yield Invalid(base + at, f"frame says log offset {prefix.log_offset}, it lies at {base + at}")
+            return
         sealed = memoryview(data)[place + PREFIX_SIZE : place + prefix.size]
         yield ScannedFrame(prefix, header, sealed, int.from_bytes(sealed[-4:], "little"))
         at += prefix.size
 
 
-class _Short(Exception):
-    def __init__(self, wanted: int) -> None:
-        self.wanted = wanted
+def is_whole(data: bytes, at: int) -> bool:
+    """Do both checksums match, whatever the versions are? Tells a newer format from damage to the version."""
+    size = int.from_bytes(data[at + 4 : at + 8], "little")
+    if not PREFIX_SIZE + 4 <= size <= len(data) - at:
+        return False
+    view = memoryview(data)[at : at + size]
+    sealed_crc = int.from_bytes(view[-4:], "little")
+    if zlib.crc32(view[: PREFIX_SIZE - 4], sealed_crc) != int.from_bytes(view[PREFIX_SIZE - 4 : PREFIX_SIZE], "little"):
+        return False
+    return zlib.crc32(view[PREFIX_SIZE:-4]) == sealed_crc
 
 
-def find_next(file: File, base: int, after: int) -> int | None:
+def find_next(file: Readable, base: int, after: int) -> int | None:
     """The log offset of the next valid frame at or behind ``after``; None when there is none in the segment."""
     at = after - base
-    overlap = PREFIX_SIZE
     while at < file.size:
-        data = file.read(at, CHUNK + overlap)
+        data = file.read(at, CHUNK + PREFIX_SIZE)
         place = data.find(_MAGIC)
-        while 0 <= place < max(CHUNK, len(data) - overlap):
-            if place + PREFIX_SIZE <= len(data):
-                stated = int.from_bytes(data[place + 8 : place + 16], "little")
-                if stated == base + at + place and _valid(file, base, stated):
-                    return stated
+        while 0 <= place < CHUNK:
+            stated = int.from_bytes(data[place + 8 : place + 16], "little")
+            if stated == base + at + place and _valid(file, base, stated):
+                return stated
             place = data.find(_MAGIC, place + 1)
         at += CHUNK
     return None
 
 
-def _valid(file: File, base: int, offset: int) -> bool:
-    head = file.read(offset - base, PREFIX_SIZE)
-    size = int.from_bytes(head[4:8], "little")
-    if size > PREFIX_SIZE + FRAME_BYTES_MAX:
+def _valid(file: Readable, base: int, offset: int) -> bool:
+    size = int.from_bytes(file.read(offset - base + 4, 4), "little")
+    if size > _SIZE_MAX:
         return False
     try:
         check_frame(file.read(offset - base, size))
-    except (FrameInvalid, BadChecksum):
+    except (FrameInvalid, BadChecksum, UnsupportedVersion):
         return False
     return True

@@ -75,15 +75,18 @@ def decode(data: bytes, name: str) -> tuple[int, Parts]:
     return value["offset"], parts
 
 
-def offsets(files: Files) -> list[int]:
+def list_offsets(files: Files) -> list[int]:
     """Offsets of the snapshots that are there, newest first."""
-    found = []
+    names = files.list(FOLDER)
+    return sorted((int(name[:-5]) for name in names if name.endswith(".snap") and name[:-5].isdigit()), reverse=True)
+
+
+def offsets(files: Files) -> list[int]:
+    """The same, and what interrupted writes left is deleted."""
     for name in files.list(FOLDER):
         if name.endswith(".tmp"):
             files.remove(f"{FOLDER}/{name}")
-        elif name.endswith(".snap") and name[:-5].isdigit():
-            found.append(int(name[:-5]))
-    return sorted(found, reverse=True)
+    return list_offsets(files)
 
 
 def load_newest(files: Files, *, log_end: int, notice: Notice) -> tuple[int, Parts] | None:
@@ -95,11 +98,12 @@ def load_newest(files: Files, *, log_end: int, notice: Notice) -> tuple[int, Par
             continue
         data = files.read_all(name)
         try:
-            if data is None:
-                raise DamagedLog(f"{name} is gone")
+            assert data is not None, name
             return decode(data, name)
         except DamagedLog as failure:
             notice("snapshot_skipped", {"name": name, "reason": str(failure)})
+            files.rename(name, f"{name}.damaged")  # it must not count as one of the two that are kept
+            files.sync_folder(FOLDER)
     return None
 
 

@@ -2,27 +2,34 @@
 
 All methods belong to one thread, except those marked *blocking*, which touch only files and may run in another while the
 first goes on. Nothing here starts a thread or reads a clock.
+
+What crosses threads: ``sync`` (one at a time) reads ``end_offset`` and the marks of segments, and alone writes which of
+them are durable; ``end_offset`` moves only when a whole batch is written, so a sync never vouches for one that is taken
+back. ``read`` uses what its plan holds. A seal job works on what is frozen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from struct import Struct
 
-from kourou.broker.store.columns import FrameFacts, has_any_tag
-from kourou.broker.store.commitlog import CommitLog, index_name
+from kourou.broker.store.columns import FrameFacts
+from kourou.broker.store.commitlog import FOLDER, CommitLog, index_name
+from kourou.broker.store.confirm import Confirm
 from kourou.broker.store.diskspace import DiskSpace
+from kourou.broker.store.epochs import Epochs
 from kourou.broker.store.files import File, Files
+from kourou.broker.store.indexfile import BlockCache, IndexFile
 from kourou.broker.store.logindex import LogIndex
-from kourou.broker.store.openindex import FrameRef
+from kourou.broker.store.openindex import NO_TIME
+from kourou.broker.store.reading import ReadPlan, make_plan, read_plan
 from kourou.core import frame
-from kourou.core.errors import DamagedLog, DiskFull, FlushFailed, KourouError, OffsetOutOfRange
+from kourou.core.errors import DiskFull, FlushFailed, KourouError
 from kourou.core.frame import PREFIX_SIZE, Buffer, Kind, SealedHeader
 
-CONFIRM = "confirm"
-_CONFIRM = Struct("<QI")
-REFS_PER_READ = 64
+__all__ = ["Appended", "CheckedFrame", "ReadPlan", "SealJob", "Store", "StoreConfig"]
+
+SEGMENT_BYTES_MAX = 2**32 - 1  # places in a segment are u32 in its index
 
 Notice = Callable[[str, dict[str, object]], None]
 
@@ -32,6 +39,12 @@ class StoreConfig:
     segment_bytes: int = 256 * 1024 * 1024
     full_ratio: float = 0.95
     reserve_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if not 0 < self.segment_bytes <= SEGMENT_BYTES_MAX:
+            raise ValueError(f"segment_bytes is {self.segment_bytes}; from 1 to {SEGMENT_BYTES_MAX} are possible")
+        if not 0 < self.full_ratio <= 1:
+            raise ValueError(f"full_ratio is {self.full_ratio}; it is a share above 0 up to 1")
 
 
 @dataclass(slots=True)
@@ -61,52 +74,72 @@ class Appended:
     end_offset: int
     queue_offset: int
     store_ms: int
-
-
-@dataclass(slots=True)
-class ReadPlan:
-    """Where the next frames of a queue lie: spans of (log offset, size), adjacent frames joined."""
-
-    spans: list[tuple[int, int]]
-    size: int
-    next_offset: int
-    tag_hashes: frozenset[int] | None = None
+    prefix: bytes = b""  # as written, for handing the frame on without reading it back
 
 
 class SealJob:
-    """Makes a full segment durable and writes its index. ``run`` is blocking."""
+    """Makes a full segment durable and writes its index. ``run`` is *blocking*."""
 
     def __init__(self, base: int, file: File, files: Files, index: LogIndex) -> None:
         self.base = base
+        self.cut = False  # a truncation has reached the segment since: the index is worthless
+        self.failure: KourouError | None = None
         self._file = file
         self._files = files
         self._index = index
 
     def run(self) -> None:
-        self._file.sync()
-        self._files.write_atomic(index_name(self.base), self._index.build_sealed(self.base))
+        """Raises DiskFull, then the job can be taken again; FlushFailed."""
+        try:
+            self._file.sync()
+            if not self.cut:
+                self._files.write_atomic(index_name(self.base), self._index.build_sealed(self.base))
+        except KourouError as failure:
+            self.failure = failure
+            raise
+        except KeyError:  # the index knows the segment no more
+            assert self.cut, f"the segment at {self.base} is sealed but was never closed"
 
 
 class Store:
     """Made by ``recovery.open_store``."""
 
     def __init__(
-        self, files: Files, log: CommitLog, index: LogIndex, space: DiskSpace, *, epoch: int, synced_offset: int
+        self,
+        files: Files,
+        log: CommitLog,
+        index: LogIndex,
+        space: DiskSpace,
+        confirm: Confirm,
+        epochs: Epochs,
+        *,
+        damaged: list[tuple[int, int]],
+        notice: Notice,
     ) -> None:
         self.files = files
         self.log = log
         self.index = index
         self.space = space
-        self.epoch = epoch
-        self.synced_offset = synced_offset
+        self.epochs = epochs
+        self.epoch = epochs.latest
         self.end_offset = log.end
+        self.synced_offset = min(confirm.offset, log.end)
         self.snapshot_offset = 0
-        self.damaged: list[tuple[int, int]] = []  # unreadable ranges of the log
-        self._dirty = {log.bases[-1]}  # segments appended to since the last sync
-        self._folder_dirty = True
+        self.damaged = damaged  # unreadable ranges of the log
+        self._confirm = confirm
+        self._notice = notice
+        self._written = log.end  # end_offset, or what a batch under way has written beyond it
+        self._writes = 1
+        self._marks = dict.fromkeys(
+            (*index.sealing(), log.bases[-1]), 1
+        )  # number of a segment's last write; the loop's alone
+        self._synced_marks: dict[int, int] = {}  # as of the last fdatasync; the syncing thread's alone
+        self._folder_marks = 1
+        self._folder_synced = 0
+        self._sync_target: int | None = None  # while a sync is under way
         self._failed: KourouError | None = None
         self._to_seal: list[int] = index.sealing()
-        self._confirm = files.open(CONFIRM)
+        self._sealing: SealJob | None = None
 
     @property
     def min_offset(self) -> int:
@@ -124,63 +157,78 @@ class Store:
         size = sum(f.header.size for f in frames) + PREFIX_SIZE * len(frames)
         if client:
             self.space.check(size)
-        start = self.end_offset
         done: list[Appended] = []
         try:
             while len(done) < len(frames):
                 self._append_run(frames, done, store_ms)
         except KourouError as failure:
-            if self.end_offset > start:
-                self.truncate(start)
-            if isinstance(failure, DiskFull):
-                self.space.out_of_room()
-            elif isinstance(failure, FlushFailed):
-                self._failed = failure
+            self._take_back()
+            if not isinstance(failure, DiskFull):
+                self._fail(failure)
+            elif self.space.out_of_room() and not client:
+                return self.append(frames, store_ms=store_ms, client=False)  # into the room that the reserve kept
             raise
+        self.end_offset = self._written
         self.space.wrote(size)
         return done
 
     def _append_run(self, frames: Sequence[CheckedFrame], done: list[Appended], store_ms: int) -> None:
         """As many frames as fit into the open segment."""
-        if not self.log.fits(PREFIX_SIZE + frames[len(done)].header.size):
+        base = self.log.bases[-1]
+        if self._written > base and PREFIX_SIZE + frames[len(done)].header.size > self.log.room:
             self._roll()
+            base = self._written
+        room = self.log.room
         parts: list[Buffer] = []
         run: list[Appended] = []
         following: dict[int, int] = {}
-        at = self.end_offset
-        room_used = 0
-        for checked in frames[len(done) :]:
+        at = self._written
+        for checked in frames[len(done) :] if done else frames:
             header = checked.header
             size = PREFIX_SIZE + header.size
-            if run and not self.log.fits(room_used + size):
+            if run and size > room:
                 break
-            key = checked.key
+            key = checked.incarnation << 32 | header.queue_id
             queue_offset = following.get(key)
             if queue_offset is None:
                 queue_offset = self.index.next_queue_offset(key)
-            parts.append(
-                frame.make_prefix(
-                    sealed_size=header.size,
-                    sealed_crc=checked.crc,
-                    log_offset=at,
-                    epoch=self.epoch,
-                    incarnation=checked.incarnation,
-                    queue_offset=queue_offset,
-                    store_ms=store_ms,
-                )
+            prefix = frame.make_prefix(
+                sealed_size=header.size,
+                sealed_crc=checked.crc,
+                log_offset=at,
+                epoch=self.epoch,
+                incarnation=checked.incarnation,
+                queue_offset=queue_offset,
+                store_ms=store_ms,
             )
-            parts.append(checked.sealed)
+            parts += (prefix, checked.sealed)
             following[key] = queue_offset + header.record_count
-            run.append(Appended(at, at + size, queue_offset, store_ms))
+            run.append(Appended(at, at + size, queue_offset, store_ms, prefix))
             at += size
-            room_used += size
+            room -= size
         self.log.append(parts)
-        self._dirty.add(self.log.bases[-1])
-        self.end_offset = at
+        self._writes += 1
+        self._marks[base] = self._writes
+        self._written = at
         first = len(done)
-        for number, placed in enumerate(run):
-            self._index_frame(frames[first + number], placed)
+        for number, placed in enumerate(run, first):
+            self._index_frame(frames[number], placed)
         done += run
+
+    def _take_back(self) -> None:
+        """Undo what a failed batch has written."""
+        if self._written > self.end_offset:
+            try:
+                self._cut(self.end_offset)
+            except KourouError as failure:
+                self._fail(failure)
+                raise
+
+    def _fail(self, failure: KourouError) -> None:
+        """The disk can't be trusted any more: nothing is written from here on."""
+        if self._failed is None:
+            self._failed = failure
+            self._notice("store_failed", {"reason": str(failure), "synced": self.synced_offset, "end": self.end_offset})
 
     def _index_frame(self, checked: CheckedFrame, placed: Appended) -> None:
         header = checked.header
@@ -199,48 +247,58 @@ class Store:
 
     def _roll(self) -> None:
         base = self.log.bases[-1]
-        self.log.roll(self.end_offset)
-        self.index.roll(self.end_offset)
-        self._folder_dirty = True
+        self.log.roll(self._written)
+        self.index.roll(self._written)
+        self._folder_marks += 1
         self._to_seal.append(base)
 
     def begin_epoch(self, epoch: int, *, store_ms: int) -> None:
-        """The first frame of a new epoch."""
+        """The first frame of a new epoch. Its place is noted in the ``epochs`` file, *blocking* a little."""
         assert epoch > self.epoch, (epoch, self.epoch)
-        self.epoch = epoch
+        before, self.epoch = self.epoch, epoch
         sealed = frame.seal(topic="", queue_id=0, records=[b'{"epoch":%d}' % epoch], born_ms=store_ms, kind=Kind.EPOCH)
-        self.append([CheckedFrame.trusted(sealed)], store_ms=store_ms, client=False)
+        try:
+            (placed,) = self.append([CheckedFrame.trusted(sealed)], store_ms=store_ms, client=False)
+        except KourouError:
+            self.epoch = before
+            raise
+        self.epochs.note(epoch, placed.log_offset)
+        self.epochs.save(self.files)
 
     # ---- durability
 
     def sync(self) -> int:
-        """Blocking. Make everything appended before the call durable; the offset up to which that is so.
+        """*Blocking*, one at a time. Make everything appended before the call durable; the offset up to which that is
+        so, for ``note_synced``.
 
         Raises FlushFailed, and from then on always: a second fdatasync would report success for lost pages.
         """
         if self._failed is not None:
             raise self._failed
-        target = self.end_offset
-        bases = sorted(self._dirty)
+        target = self._sync_target = self.end_offset  # first: what is marked later is not vouched for
         try:
-            for base in bases:
-                try:
-                    file = self.log.file(base)
-                except KeyError:
-                    continue  # deleted meanwhile
-                file.sync()
-            if self._folder_dirty:
-                self._folder_dirty = False
-                self.files.sync_folder("log")
-            self._confirm.truncate(0)
-            self._confirm.append([_CONFIRM.pack(target, target & 0xFFFFFFFF)])
-        except FlushFailed as failure:
-            self._failed = failure
+            folder_marks = self._folder_marks
+            for base, mark in sorted(list(self._marks.items())):  # noqa: C414 - the copy is one step for other threads
+                if self._synced_marks.get(base) != mark:
+                    self._sync_segment(base)
+                    self._synced_marks[base] = mark
+            if self._folder_synced != folder_marks:
+                self.files.sync_folder(FOLDER)
+                self._folder_synced = folder_marks
+            self._confirm.note(target)
+        except KourouError as failure:
+            self._fail(failure)
             raise
-        except DiskFull:
-            pass  # the marker is a cache: an older one is right too
-        self._dirty.difference_update(base for base in bases if base != self.log.bases[-1])
+        finally:
+            self._sync_target = None
         return target
+
+    def _sync_segment(self, base: int) -> None:
+        try:
+            file = self.log.file(base)
+        except KeyError:
+            return  # deleted meanwhile
+        file.sync()
 
     def note_synced(self, offset: int) -> None:
         self.synced_offset = max(self.synced_offset, offset)
@@ -259,60 +317,14 @@ class Store:
         Frames that can't hold one of the tags are passed over unread. Raises OffsetOutOfRange, and DamagedLog where
         records are missing because the log is damaged: nothing is skipped silently.
         """
-        low, high = self.queue_bounds(key)
-        if not low <= queue_offset <= high:
-            raise OffsetOutOfRange(f"queue offset {queue_offset} is out of range: the queue holds {low} to {high}")
-        wanted = 0
-        for hashed in tag_hashes or ():
-            wanted |= frame.tag_bit(hashed)
-        plan = ReadPlan([], 0, queue_offset, tag_hashes)
-        for ref in self.index.refs(key, queue_offset, limit=REFS_PER_READ):
-            if ref.log_offset + ref.size > below or (plan.size and plan.size + ref.size > bytes_max):
-                break
-            if ref.queue_offset > plan.next_offset and plan.next_offset >= low:
-                if plan.size:
-                    break
-                raise DamagedLog(
-                    f"records {plan.next_offset} to {ref.queue_offset - 1} of the queue can't be read: the log is damaged "
-                    f"before log offset {ref.log_offset}; reset the group to offset {ref.queue_offset} to leave them out"
-                )
-            self._add(plan, ref, wanted)
-        return plan
-
-    @staticmethod
-    def _add(plan: ReadPlan, ref: FrameRef, wanted: int) -> None:
-        plan.next_offset = ref.queue_offset + ref.count
-        if wanted and not ref.tag_mask & wanted:
-            return
-        if plan.spans and sum(plan.spans[-1]) == ref.log_offset:
-            offset, size = plan.spans[-1]
-            plan.spans[-1] = (offset, size + ref.size)
-        else:
-            plan.spans.append((ref.log_offset, ref.size))
-        plan.size += ref.size
+        return make_plan(
+            self.log, self.index, self.damaged, key, queue_offset, bytes_max=bytes_max, below=below, tag_hashes=tag_hashes
+        )
 
     def read(self, plan: ReadPlan, *, cached_only: bool) -> bytes | None:
         """*Blocking* unless ``cached_only``: the frames of a plan as they lie in the log; None if the disk must be
-        waited for."""
-        data: list[bytes] = []
-        for offset, size in plan.spans:
-            for at, count in self._within_segments(offset, size):
-                piece = self.log.read_span(at, count, cached_only=cached_only)
-                if piece is None:
-                    return None
-                data.append(piece)
-        joined = data[0] if len(data) == 1 else b"".join(data)
-        return _only_tagged(joined, plan.tag_hashes) if plan.tag_hashes else joined
-
-    def _within_segments(self, offset: int, size: int) -> list[tuple[int, int]]:
-        """A span may join the last frame of a segment and the first of the next."""
-        pieces: list[tuple[int, int]] = []
-        while size:
-            file, at = self.log.locate(offset)
-            count = min(size, file.size - at)
-            pieces.append((offset, count))
-            offset, size = offset + count, size - count
-        return pieces
+        waited for. Raises OffsetOutOfRange when they were deleted since the plan was made, DamagedLog."""
+        return read_plan(self.log, plan, cached_only=cached_only)
 
     def read_frame(self, log_offset: int) -> bytes:
         """*Blocking*. One frame, checksums verified."""
@@ -336,15 +348,26 @@ class Store:
 
     def take_seal_job(self) -> SealJob | None:
         """The oldest full segment that has no index file yet. Run it, then ``finish_seal``; one at a time."""
-        if not self._to_seal:
+        if self._sealing is not None and self._sealing.failure is not None:
+            if isinstance(self._sealing.failure, FlushFailed):
+                self._fail(self._sealing.failure)
+            self._sealing = None
+        if not self._to_seal or self._sealing is not None or self._failed is not None:
             return None
         base = self._to_seal[0]
-        return SealJob(base, self.log.file(base), self.files, self.index)
+        self._sealing = SealJob(base, self.log.file(base), self.files, self.index)
+        return self._sealing
 
     def finish_seal(self, job: SealJob) -> None:
-        if self._to_seal and self._to_seal[0] == job.base:
-            self._to_seal.pop(0)
-            self.index.adopt_sealed(job.base)
+        """The job has run: the index answers from the file."""
+        assert job is self._sealing, "one seal job at a time"
+        self._sealing = None
+        if job.cut:
+            self.files.remove(index_name(job.base))
+            return
+        self._to_seal.remove(job.base)
+        self._marks.pop(job.base, None)  # durable by the job
+        self.index.adopt_sealed(job.base)
 
     def droppable(self, *, floor: int) -> list[int]:
         """Bases of sealed segments, oldest first, that lie wholly below the log offset ``floor``."""
@@ -357,46 +380,46 @@ class Store:
         return found
 
     def last_store_ms(self, base: int) -> int | None:
-        """*Blocking*. Store time of a segment's last frame."""
-        last = None
-        for offset in self.log.frames(base, self.log.segment_end(base)):
-            last = offset
-        return frame.parse_prefix(self.read_frame(last)).store_ms if last is not None else None
+        """*Blocking*. The latest store time in a sealed segment, as its index says; None for one without frames."""
+        last_ms = IndexFile(self.files, BlockCache(0), index_name(base), base).last_ms
+        return None if last_ms == NO_TIME else last_ms
 
     def drop_segment(self, base: int) -> None:
         self.index.drop_segment(base)
         self.log.drop(base)
         self.files.remove(index_name(base))
+        self._marks.pop(base, None)
+        self.damaged = [(start, end) for start, end in self.damaged if end > self.log.start]
 
     def truncate(self, offset: int) -> None:
-        """Cut the log and everything derived from it at a frame's start."""
+        """*Blocking*. Cut the log and everything derived from it at a frame's start. Not below a sync under way."""
+        assert self._sync_target is None or offset >= self._sync_target, (offset, self._sync_target)
+        try:
+            self._confirm.lower(offset)
+            self._cut(offset)
+        except FlushFailed as failure:
+            self._fail(failure)
+            raise
+
+    def _cut(self, offset: int) -> None:
+        """Durably: frames and segments that come back after a power cut would mix with what is written from here on."""
+        if self._sealing is not None and self.log.segment_end(self._sealing.base) > offset:
+            self._sealing.cut = True
         for base in self.index.truncate(offset):
             self.files.remove(index_name(base))
-        self.log.truncate(offset)
-        self.end_offset = self.log.end
+        for base in self.log.truncate(offset):
+            self._marks.pop(base, None)
+        base = self.log.bases[-1]
+        self._writes += 1
+        self._marks[base] = self._writes
+        self.log.file(base).sync()
+        self.files.sync_folder(FOLDER)
+        self._written = self.end_offset = self.log.end
         self.synced_offset = min(self.synced_offset, self.end_offset)
+        self.epochs.cut(self.end_offset)
         self._to_seal = [base for base in self._to_seal if base in self.index.sealing()]
 
     def close(self) -> None:
         self.log.close()
         self._confirm.close()
         self.files.unlock()
-
-
-def _only_tagged(data: bytes, tag_hashes: frozenset[int]) -> bytes:
-    """The frames in which at least one record has one of the tags."""
-    kept: list[bytes] = []
-    for at, prefix in frame.iterate_frames(data):
-        header = frame.parse_sealed(data, at + PREFIX_SIZE, available=prefix.size - PREFIX_SIZE)
-        if has_any_tag(data, at + PREFIX_SIZE, header, tag_hashes):
-            kept.append(data[at : at + prefix.size])
-    return b"".join(kept)
-
-
-def read_confirm(files: Files) -> int:
-    """The last offset that is known to have been made durable; 0 when unknown."""
-    data = files.read_all(CONFIRM)
-    if data is None or len(data) != _CONFIRM.size:
-        return 0
-    offset, check = _CONFIRM.unpack(data)
-    return offset if check == offset & 0xFFFFFFFF else 0

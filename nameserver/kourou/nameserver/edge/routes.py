@@ -23,7 +23,7 @@ class RouteHandlers:
         self._clock = clock
         self._watched: dict[Peer, set[str]] = {}
 
-    def table(self) -> dict[int, Handler]:
+    def handlers(self) -> dict[int, Handler]:
         return {Code.ROUTE: self.route, Code.CLUSTER: self.cluster, Code.TOPIC_LIST: self.topic_list}
 
     def route(self, peer: Peer, message: WireMessage) -> None:

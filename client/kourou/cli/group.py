@@ -1,0 +1,111 @@
+"""``kourou group``: consumer groups, their members, offsets and lag."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from kourou.cli.asking import Output, Server, ask
+from kourou.cli.output import print_facts, print_json, print_table
+from kourou.cli.values import format_time, parse_start
+
+Shape = Literal["stream", "shared"]
+
+
+def create(
+    name: str,
+    /,
+    *,
+    fifo: Annotated[bool, Parameter(negative=(), help="Recorded; the topic decides about order.")] = False,
+    max_attempts: Annotated[int, Parameter(help="Deliveries before a message counts as dead.")] = 16,
+    shape: Annotated[Shape | None, Parameter(help="Left open, the first use decides.")] = None,
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """Create a consumer group. One that exists already with the same definition is left as it is."""
+    created = ask(server, lambda client: client.create_group(name, shape=shape, fifo=fifo, max_attempts=max_attempts))
+    if output == "json":
+        print_json({"group": name, "shape": shape, "fifo": fifo, "max_attempts": max_attempts, "created": created})
+    else:
+        print(f"created group {name}" if created else f"group {name} is there already")
+
+
+def list_(*, server: Server = None, output: Output = "table") -> None:
+    """List consumer groups."""
+    groups = ask(server, lambda client: client.groups())
+    if output == "json":
+        print_json(groups)
+        return
+    rows = [
+        (g["group"], g["shape"] or "open", g["fifo"], str(g["max_attempts"]), format_time(g["created_ms"])) for g in groups
+    ]
+    print_table(("GROUP", "SHAPE", "FIFO", "ATTEMPTS", "CREATED"), rows)
+
+
+def describe(name: str, /, *, server: Server = None, output: Output = "table") -> None:
+    """Show a group's members with their queues, and of every queue what is committed and how far it lags behind."""
+    group = ask(server, lambda client: client.describe_group(name))
+    if output == "json":
+        print_json(group)
+        return
+    print_facts(
+        (
+            ("group", group["group"]),
+            ("shape", group["shape"] or "open"),
+            ("fifo", group["fifo"]),
+            ("max attempts", group["max_attempts"]),
+            ("members", len(group["members"])),
+            ("lag", group["lag"]),
+        )
+    )
+    if group["members"]:
+        rows = [
+            (
+                m["client"],
+                m["remote"],
+                m["topic"],
+                m["mode"],
+                ", ".join(m["tags"]) if m["tags"] else "all",
+                " ".join(f"{broker}:{queue}" for broker, queue in m["queues"]) or "-",
+            )
+            for m in group["members"]
+        ]
+        print_table(("CLIENT", "FROM", "TOPIC", "MODE", "TAGS", "QUEUES"), rows)
+    if group["queues"]:
+        queues = [
+            (q["topic"], q["broker"], q["queue"], q["min"], q["max"], q["committed"], q["lag"]) for q in group["queues"]
+        ]
+        print_table(("TOPIC", "BROKER", "QUEUE", "MIN", "MAX", "COMMITTED", "LAG"), queues)
+
+
+def reset(
+    name: str,
+    topic: str,
+    /,
+    *,
+    to: Annotated[str, Parameter(help="earliest, latest, offset:N, or a time: 2026-01-31T12:00, -15m.")],
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """Have a group read a topic from somewhere else on. Members that are reading are moved."""
+    start = parse_start(to, now_ms=time.time_ns() // 1_000_000)
+    moved = ask(server, lambda client: client.reset_offsets(name, topic, to=start))
+    if output == "json":
+        print_json(moved)
+    else:
+        rows = [(q["broker"], q["queue"], q["from"], q["to"]) for q in moved]
+        print_table(("BROKER", "QUEUE", "FROM", "TO"), rows)
+
+
+def delete(name: str, /, *, server: Server = None, output: Output = "table") -> None:
+    """Delete a group and its offsets. Its members are cut off."""
+    from kourou.cli.failures import CommandFailed
+
+    if not ask(server, lambda client: client.delete_group(name)):
+        raise CommandFailed(f"group {name!r} does not exist")
+    if output == "json":
+        print_json({"group": name, "deleted": True})
+    else:
+        print(f"deleted group {name}")

@@ -1,0 +1,68 @@
+"""``kourou message``: look-ups in what is stored."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from kourou.cli.asking import Output, Server, ask
+from kourou.cli.failures import USAGE, CommandFailed
+from kourou.cli.messages import body_text, message_json
+from kourou.cli.output import print_json, print_table
+from kourou.cli.values import format_time, parse_time
+
+if TYPE_CHECKING:
+    from kourou.client import Client, ReceivedMessage
+
+BODY_SHOWN = 80  # characters
+
+
+def find(
+    topic: str,
+    /,
+    *,
+    id: Annotated[str | None, Parameter(help="Message id, as a receipt says it.")] = None,
+    key: Annotated[str | None, Parameter(help="One of the message's keys; newest first.")] = None,
+    time_: Annotated[
+        str | None, Parameter(name="--time", help="Stored from this time on: 2026-01-31T12:00, -15m.")
+    ] = None,
+    queue: Annotated[int | None, Parameter(help="Queue id; with --offset.")] = None,
+    offset: Annotated[int | None, Parameter(help="Queue offset; with --queue.")] = None,
+    broker: Annotated[str | None, Parameter(help="Only this broker's queues.")] = None,
+    limit: Annotated[int, Parameter(help="At most this many.")] = 32,
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """Find messages by id, by key, by time, or by queue and offset. Exit status 1 when there are none."""
+    ways = sum((id is not None, key is not None, time_ is not None, queue is not None or offset is not None))
+    if ways != 1 or (queue is None) != (offset is None):
+        raise CommandFailed("say what to find: --id, --key, --time, or --queue with --offset", status=USAGE)
+    time_ms = None if time_ is None else parse_time(time_, now_ms=time.time_ns() // 1_000_000)
+
+    async def work(client: Client) -> list[ReceivedMessage]:
+        return await client.find(
+            topic, id=id, key=key, time_ms=time_ms, queue=queue, offset=offset, broker=broker, limit=limit
+        )
+
+    found = ask(server, work)
+    if output == "json":
+        print_json([message_json(message) for message in found])
+    elif found:
+        rows = [
+            (
+                m.id,
+                m.broker,
+                str(m.queue),
+                str(m.offset),
+                format_time(m.store_ms),
+                ", ".join(m.keys) or None,
+                m.tag,
+                body_text(m.body, characters_max=BODY_SHOWN),
+            )
+            for m in found
+        ]
+        print_table(("ID", "BROKER", "QUEUE", "OFFSET", "STORED", "KEYS", "TAG", "BODY"), rows)
+    if not found:
+        raise CommandFailed(f"topic {topic} holds no such message")

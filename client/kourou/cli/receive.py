@@ -1,0 +1,83 @@
+"""``kourou receive``: reads a topic as a member of a group and prints what comes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from kourou.cli.asking import Server, ask
+from kourou.cli.failures import USAGE, CommandFailed
+from kourou.cli.messages import message_json, message_line
+from kourou.cli.output import note, print_json_line
+from kourou.cli.values import parse_start
+
+if TYPE_CHECKING:
+    from kourou.client import Client, ReceivedMessage
+
+Form = Literal["table", "json", "body"]
+
+
+def receive(
+    topic: str,
+    /,
+    *,
+    group: Annotated[str, Parameter(help="The consumer group; its offsets move on.")],
+    count: Annotated[int | None, Parameter(help="Stop after this many messages.")] = None,
+    timeout: Annotated[float | None, Parameter(help="Stop when nothing has come for this many seconds.")] = None,
+    start: Annotated[
+        str, Parameter(help="Where the group begins if it has read nothing yet: earliest, latest, offset:N, or a time.")
+    ] = "earliest",
+    tag: Annotated[tuple[str, ...], Parameter(name="--tag", negative=(), help="Only this tag; may be repeated.")] = (),
+    broadcast: Annotated[bool, Parameter(negative=(), help="Receive everything, whatever others receive.")] = False,
+    server: Server = None,
+    output: Annotated[
+        Form, Parameter(name=("--output", "-o"), help="table: one line a message; json: one object a line; body: as it is.")
+    ] = "table",
+) -> None:
+    """Receive messages until --count or --timeout is reached, else until Ctrl-C.
+
+    A message counts as received once it is printed. Exit status 1 when --timeout ends it before --count is reached.
+    """
+    if count is not None and count < 1:
+        raise CommandFailed("--count must be above 0", status=USAGE)
+    begin = parse_start(start, now_ms=time.time_ns() // 1_000_000)
+    wanted = "broadcast" if broadcast else "stream"
+
+    async def work(client: Client) -> int:
+        consumer = client.consumer(topic, group=group, start=begin, tags=tag or None, mode=wanted)
+        received = 0
+        async with consumer:
+            while count is None or received < count:
+                batch = await consumer.receive(timeout_s=timeout)
+                if batch is None:
+                    break
+                for message in batch.messages():
+                    if batch.revoked:
+                        break  # it belongs to another member now, which starts from what is committed
+                    _print(message, output)
+                    received += 1
+                    consumer.done(message)
+                    if received == count:
+                        break
+                else:
+                    batch.done()
+                sys.stdout.flush()
+        return received
+
+    received = ask(server, work)
+    if count is not None and received < count:
+        raise CommandFailed(f"received {received} of {count} messages; none came for {timeout:g} s")
+    if sys.stderr.isatty():
+        note(f"received {received:,} messages")
+
+
+def _print(message: ReceivedMessage, output: Form) -> None:
+    if output == "json":
+        print_json_line(message_json(message))
+    elif output == "body":
+        sys.stdout.buffer.write(message.body + b"\n")
+    else:
+        print(message_line(message))

@@ -1,0 +1,171 @@
+"""``kourou send``: one message, or a file line by line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+from cyclopts import Parameter
+
+from kourou.cli.asking import Output, Server, ask
+from kourou.cli.failures import USAGE, CommandFailed
+from kourou.cli.output import note, print_facts, print_json, progress
+from kourou.cli.values import format_time, parse_property
+
+if TYPE_CHECKING:
+    from kourou.client import Client, Producer, Receipt
+
+LINES_PER_TURN = 500  # between two updates of the bar
+
+
+def send(
+    topic: str,
+    body: str | None = None,
+    /,
+    *,
+    file: Annotated[str | None, Parameter(help="Send each line of this file as a message; - is standard input.")] = None,
+    key: Annotated[str | None, Parameter(help="To find the message by.")] = None,
+    tag: Annotated[str | None, Parameter(help="To filter by.")] = None,
+    property: Annotated[
+        tuple[str, ...], Parameter(name="--property", negative=(), help="NAME=VALUE; may be repeated.")
+    ] = (),
+    message_group: Annotated[str | None, Parameter(help="Messages of one group stay in order; fifo topics need it.")] = None,
+    deadline: Annotated[float, Parameter(help="Seconds after which a message that is not stored has failed.")] = 10.0,
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """Send BODY, or each line of a file (without its line end) as a message of its own."""
+    if (body is None) == (file is None):
+        raise CommandFailed("give a BODY or --file, not both" if body is not None else "give a BODY or --file", status=USAGE)
+    fields = _Fields(key, tag, property, message_group)
+    if body is not None:
+        receipt = ask(server, lambda client: _send_one(client, topic, body, fields, deadline))
+        _show_receipt(receipt, output)
+        return
+    assert file is not None
+    started = time.monotonic()
+    with _Lines(file) as lines:
+        sent = ask(server, lambda client: _send_lines(client, topic, lines, fields, deadline))
+    seconds = time.monotonic() - started
+    if output == "json":
+        print_json({"topic": topic, "sent": sent, "seconds": round(seconds, 3)})
+    else:
+        print(f"sent {sent:,} messages to {topic} in {seconds:.1f} s")
+
+
+class _Fields:
+    """What every message of the call carries."""
+
+    def __init__(self, key: str | None, tag: str | None, properties: Sequence[str], message_group: str | None) -> None:
+        self.key = key
+        self.tag = tag
+        self.properties = dict(map(parse_property, properties))
+        self.message_group = message_group
+
+
+class _Lines:
+    """A file's lines, and how far they have been read."""
+
+    def __init__(self, name: str) -> None:
+        self.file: BinaryIO = sys.stdin.buffer if name == "-" else Path(name).open("rb")
+        self.name = "standard input" if name == "-" else name
+        self.size = os.fstat(self.file.fileno()).st_size if name != "-" else 0  # 0: not known
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self.file is not sys.stdin.buffer:
+            self.file.close()
+
+
+async def _send_one(client: Client, topic: str, body: str, fields: _Fields, deadline_s: float) -> Receipt:
+    async with client.producer(deadline_s=deadline_s) as producer:
+        return await producer.send(
+            topic,
+            body,
+            key=fields.key,
+            tag=fields.tag,
+            properties=fields.properties,
+            message_group=fields.message_group,
+        )
+
+
+async def _send_lines(client: Client, topic: str, lines: _Lines, fields: _Fields, deadline_s: float) -> int:
+    sent = 0
+    started = time.monotonic()
+    async with client.producer(deadline_s=deadline_s) as producer:
+        with progress() as bar:
+            task = bar.add_task(f"sending {lines.name}", total=lines.size or None, note="")
+            while turn := await _next_lines(lines):
+                taken = 0
+                for line in turn:
+                    await _post(producer, topic, line, fields)
+                    taken += len(line)
+                sent += len(turn)
+                rate = sent / max(1e-9, time.monotonic() - started)
+                bar.update(task, advance=taken, note=f"{sent:,} messages, {rate:,.0f}/s")
+            await producer.flush()
+    if not sent:
+        note(f"{lines.name} is empty: nothing was sent")
+    return sent
+
+
+async def _next_lines(lines: _Lines) -> list[bytes]:
+    """Up to LINES_PER_TURN lines. From a pipe in a thread: connections must live while it is silent."""
+    if lines.size:
+        return _read_lines(lines.file)
+    import asyncio
+
+    return await asyncio.to_thread(_read_available, lines.file)
+
+
+def _read_lines(file: BinaryIO) -> list[bytes]:
+    found = []
+    while len(found) < LINES_PER_TURN and (line := file.readline()):
+        found.append(line)
+    return found
+
+
+def _read_available(file: BinaryIO) -> list[bytes]:
+    """The next line, or none at the end: a slow pipe's lines go out as they come."""
+    line = file.readline()
+    return [line] if line else []
+
+
+async def _post(producer: Producer, topic: str, line: bytes, fields: _Fields) -> None:
+    await producer.post(
+        topic,
+        line.rstrip(b"\r\n"),
+        key=fields.key,
+        tag=fields.tag,
+        properties=fields.properties,
+        message_group=fields.message_group,
+    )
+
+
+def _show_receipt(receipt: Receipt, output: str) -> None:
+    if output == "json":
+        print_json(
+            {
+                "id": receipt.id,
+                "topic": receipt.topic,
+                "broker": receipt.broker,
+                "queue": receipt.queue,
+                "offset": receipt.offset,
+                "store_ms": receipt.store_ms,
+            }
+        )
+        return
+    print_facts(
+        (
+            ("id", receipt.id),
+            ("queue", f"{receipt.broker}:{receipt.queue}"),
+            ("offset", receipt.offset),
+            ("stored", format_time(receipt.store_ms)),
+        )
+    )

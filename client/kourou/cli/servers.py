@@ -1,0 +1,222 @@
+"""``kourou standalone``, ``nameserver`` and ``broker``: gather options, run the server, say when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from kourou.app.options import BrokerOptions
+from kourou.cli.failures import FAILED, CommandFailed
+from kourou.cli.output import note, print_table
+from kourou.cli.settings import Setting, load
+from kourou.cli.values import format_size
+
+DEFAULTS = BrokerOptions()
+DEMO_STOP_S = 10.0
+
+Ready = Callable[[dict[str, str]], None]
+Size = str  # a flag that takes 64MiB as well as 67108864
+
+Host = Annotated[
+    str | None, Parameter(help=f"Address to listen on (default: {DEFAULTS.host}). There is no authentication yet.")
+]
+Level = Annotated[
+    Literal["debug", "info", "warning", "error"] | None, Parameter(help=f"(default: {DEFAULTS.log_level})")
+]
+Config = Annotated[Path | None, Parameter(help="TOML file with options; flags and KOUROU_… variables win over it.")]
+PrintConfig = Annotated[
+    bool, Parameter(negative=(), help="Print every option with its value and where that comes from, and stop.")
+]
+
+
+def _number(name: str, text: str) -> Parameter:
+    value = getattr(DEFAULTS, name)
+    return Parameter(help=f"{text} (default: {format_size(value) if name.endswith('_bytes') else f'{value:g}'})")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class NodeFlags:
+    """What a standalone node and a broker have in common. None: not given."""
+
+    data: Annotated[Path | None, Parameter(help=f"Data directory (default: ./{DEFAULTS.data}).")] = None
+    host: Host = None
+    port: Annotated[int | None, _number("port", "Data plane; 0 picks a free port.")] = None
+    grpc_port: Annotated[int | None, _number("grpc_port", "Official gRPC API.")] = None
+    http_port: Annotated[int | None, _number("http_port", "/metrics, /healthz and /readyz.")] = None
+    advertised: Annotated[str | None, Parameter(help="HOST:PORT that clients are told (default: auto).")] = None
+    cluster: Annotated[str | None, Parameter(help=f"Name of the cluster (default: {DEFAULTS.cluster}).")] = None
+    name: Annotated[str | None, Parameter(help=f"Name of the broker group (default: {DEFAULTS.name}).")] = None
+    auto_create: Annotated[
+        bool | None, Parameter(help="Topics and groups come into being at first use (standalone: on, broker: off).")
+    ] = None
+    flush: Annotated[
+        Literal["async", "sync"] | None,
+        Parameter(help=f"sync: a message is on the disk before it is acknowledged (default: {DEFAULTS.flush})."),
+    ] = None
+    flush_interval_ms: Annotated[int | None, _number("flush_interval_ms", "Between two syncs with --flush async.")] = None
+    retention_hours: Annotated[float | None, _number("retention_hours", "How long messages are kept.")] = None
+    retention_bytes: Annotated[Size | None, Parameter(help="Log kept at most, for example 50GiB (default: no bound).")] = None
+    segment_bytes: Annotated[Size | None, _number("segment_bytes", "Size of a log file.")] = None
+    snapshot_bytes: Annotated[Size | None, _number("snapshot_bytes", "Log between two snapshots.")] = None
+    disk_full_ratio: Annotated[float | None, _number("disk_full_ratio", "Share of the disk from which writes are refused.")] = None
+    reserve_bytes: Annotated[Size | None, _number("reserve_bytes", "Kept back for offsets when the disk is full.")] = None
+    max_connections: Annotated[int | None, _number("max_connections", "Clients at a time.")] = None
+    log_level: Level = None
+
+
+def standalone(
+    *,
+    node: NodeFlags | None = None,
+    config: Config = None,
+    demo: Annotated[bool, Parameter(negative=(), help="When ready, run the demo against it; then stay up.")] = False,
+    print_config: PrintConfig = False,
+) -> int:
+    """Run a nameserver and a broker in one process. Stops cleanly on SIGTERM or Ctrl-C."""
+    options, settings = load(BrokerOptions, flags=_given(node), config=config, environment=os.environ)
+    if print_config:
+        return _show(settings)
+    from kourou.app.standalone import run
+
+    running: list[subprocess.Popen[bytes]] = []
+
+    def ready(urls: dict[str, str]) -> None:
+        say_ready(urls)
+        if demo:
+            running.append(_start_demo(urls["data plane"]))
+
+    try:
+        _serve(lambda log: run(options, log=log, ready=ready), host=options.host, log_level=options.log_level)
+    finally:
+        stopped = [_end_demo(process) for process in running]
+    return FAILED if FAILED in stopped else 0
+
+
+def broker(
+    *,
+    node: NodeFlags | None = None,
+    broker_id: Annotated[int | None, Parameter(help="0 is the master of its group (default: 0).")] = None,
+    nameserver: Annotated[
+        str | None, Parameter(help="HOST:PORT[,…]: gRPC addresses of all nameservers (port if none: 9877).")
+    ] = None,
+    config: Config = None,
+    print_config: PrintConfig = False,
+) -> int:
+    """Run a broker that registers with nameservers. Stops cleanly on SIGTERM or Ctrl-C."""
+    flags = {**_given(node), "broker_id": broker_id, "nameservers": nameserver}
+    options, settings = load(
+        BrokerOptions, flags=flags, config=config, environment=os.environ, defaults={"auto_create": False}
+    )
+    if print_config:
+        return _show(settings)
+    if not options.nameservers:
+        raise CommandFailed("a broker needs --nameserver HOST:PORT; for a node on its own: kourou standalone", status=2)
+    from kourou.app.broker import run
+
+    _serve(lambda log: run(options, log=log, ready=say_ready), host=options.host, log_level=options.log_level)
+    return 0
+
+
+def nameserver(
+    *,
+    host: Host = None,
+    port: Annotated[int | None, Parameter(help="Data plane, for native clients (default: 9876).")] = None,
+    grpc_port: Annotated[int | None, Parameter(help="For brokers, and the official API (default: 9877).")] = None,
+    http_port: Annotated[int | None, Parameter(help="/metrics, /healthz and /readyz (default: a free port).")] = None,
+    cluster: Annotated[str | None, Parameter(help=f"Name of the cluster (default: {DEFAULTS.cluster}).")] = None,
+    auto_create: Annotated[bool | None, Parameter(help="Tell clients to create missing topics (default: off).")] = None,
+    log_level: Level = None,
+    config: Config = None,
+    print_config: PrintConfig = False,
+) -> int:
+    """Run a nameserver. It keeps nothing on disk. Stops cleanly on SIGTERM or Ctrl-C."""
+    from kourou.nameserver.app import NameserverOptions, run
+
+    flags: dict[str, object] = {"host": host, "port": port, "grpc_port": grpc_port, "http_port": http_port}
+    flags |= {"cluster": cluster, "auto_create": auto_create, "log_level": log_level}
+    options, settings = load(NameserverOptions, flags=flags, config=config, environment=os.environ)
+    if print_config:
+        return _show(settings)
+    _serve(lambda log: run(options, log=log, ready=say_ready), host=options.host, log_level=options.log_level)
+    return 0
+
+
+def _given(node: NodeFlags | None) -> dict[str, object]:
+    return {} if node is None else {field.name: getattr(node, field.name) for field in fields(node)}
+
+
+def _show(settings: list[Setting]) -> int:
+    rows = [(s.name.replace("_", "-"), _text(s.value), s.origin) for s in settings]
+    print_table(("OPTION", "VALUE", "FROM"), rows)
+    return 0
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def say_ready(urls: Mapping[str, str]) -> None:
+    """One line an address, then ``ready``: scripts wait for it."""
+    for name, url in urls.items():
+        print(f"{name:<14} {url}")
+    print("ready", flush=True)
+
+
+def _serve(make: Callable[[Any], Coroutine[Any, Any, None]], *, host: str, log_level: str) -> None:
+    from kourou.runtime import log
+
+    log.configure(log_level)
+    warn_if_open(host)
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        if sys.platform != "win32":
+            raise
+        asyncio.run(make(log.logger()))
+    else:
+        uvloop.run(make(log.logger()))
+
+
+def warn_if_open(host: str) -> None:
+    if not is_loopback(host):
+        note(
+            f"WARNING: listening on {host}, beyond this machine, and there is no authentication yet: "
+            "whoever reaches these ports can read, write and delete everything."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _start_demo(server: str) -> subprocess.Popen[bytes]:
+    """In a process of its own: it shall measure the node, not share its event loop."""
+    return subprocess.Popen([sys.executable, "-m", "kourou.cli", "demo", "--server", server], stdin=subprocess.DEVNULL)
+
+
+def _end_demo(process: subprocess.Popen[bytes]) -> int:
+    """FAILED if the demo found something wrong; one that is cut short by our own end has not failed."""
+    status = process.poll()
+    if status is not None:
+        return FAILED if status else 0
+    process.terminate()
+    try:
+        process.wait(DEMO_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    return 0

@@ -1,0 +1,114 @@
+"""The nameserver process: wiring and options."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client.core import Metric
+
+from kourou.core.errors import BadRequest
+from kourou.core.names import check_broker
+from kourou.core.route import Endpoint
+from kourou.core.version import VERSION
+from kourou.nameserver.edge.registration import RegistrationService
+from kourou.nameserver.edge.routes import RouteHandlers
+from kourou.nameserver.table import RouteTable
+from kourou.proto.v1 import nameserver_pb2_grpc
+from kourou.runtime.clock import SystemClock
+from kourou.runtime.grpc_server import GrpcServer
+from kourou.runtime.metrics import Family, Metrics
+from kourou.runtime.process import Ready, bound, http_pages, serve
+from kourou.runtime.tasks import Periodic
+from kourou.transport.server import DataPlaneServer, ServerIdentity, ServerLimits
+
+TICK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class NameserverOptions:
+    host: str = "127.0.0.1"  # there is no authentication yet, so nothing else is bound unless told to
+    port: int = 9876  # data plane, for native clients
+    grpc_port: int = 9877  # registration of brokers
+    http_port: int = 0  # /metrics, /healthz, /readyz
+    cluster: str = "kourou"
+    auto_create: bool = False  # tell clients to create missing topics
+    max_connections: int = 20_000
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        check_broker(self.cluster)
+        for name in ("port", "grpc_port", "http_port"):
+            if not 0 <= getattr(self, name) <= 65_535:
+                raise BadRequest(f"option {name} is {getattr(self, name)}; from 0 to 65535 is allowed")
+        if not 1 <= self.max_connections <= 1_000_000:
+            raise BadRequest(f"option max_connections is {self.max_connections}; from 1 to 1000000 is allowed")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise BadRequest(f"option log_level is {self.log_level!r}; allowed are debug, info, warning, error")
+
+
+class NameserverProcess:
+    def __init__(self, options: NameserverOptions, *, log: Any) -> None:
+        self.stopped = asyncio.Event()
+        self.failure: str | None = None
+        self._options = options
+        self._log = log
+        self._clock = SystemClock()
+        self._table = RouteTable(cluster=options.cluster, auto_create=options.auto_create)
+        self._routes = RouteHandlers(self._table, clock=self._clock)
+        self._tasks = Periodic(log, on_bug=self._fail)
+        self._serving = False
+        self._grpc = GrpcServer(serving=lambda: self._serving)
+        self._server = DataPlaneServer(
+            self._routes.handlers(),
+            identity=ServerIdentity("nameserver", f"nameserver-{options.port}", options.cluster, VERSION),
+            log=log,
+            bounds=ServerLimits(connections_max=options.max_connections),
+        )
+        metrics = Metrics()
+        metrics.add(self._metrics)
+        self._http = http_pages(metrics, serving=lambda: self._serving)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self.stopped.set()
+
+    async def start(self) -> dict[str, str]:
+        options, host = self._options, self._options.host
+        data = await bound("data plane", Endpoint(host, options.port), self._server.listen(host, options.port))
+        service = RegistrationService(
+            self._table, name=str(data), clock=self._clock, log=self._log, changed=self._routes.push_changes
+        )
+        nameserver_pb2_grpc.add_NameserverServicer_to_server(service, self._grpc.grpc)
+        registration = await bound("gRPC", Endpoint(host, options.grpc_port), self._grpc.listen(host, options.grpc_port))
+        http = await bound("HTTP", Endpoint(host, options.http_port), self._http.listen(host, options.http_port))
+        self._tasks.every(TICK_S, "expire", self._tick)
+        self._serving = True
+        return {"data plane": str(data), "gRPC": str(registration), "http": f"http://{http}"}
+
+    def _tick(self) -> None:
+        self._table.tick(self._clock.monotonic_ms())
+        self._routes.push_changes()
+
+    async def stop(self) -> None:
+        self._serving = False
+        await self._tasks.stop()
+        await self._server.close()
+        await self._grpc.close()
+        await self._http.close()
+
+    def _metrics(self) -> Iterator[Metric]:
+        family = Family(cluster=self._options.cluster, node_type="nameserver", node_id=self._server.identity.name)
+        views = self._table.brokers(dialled="", now_ms=self._clock.monotonic_ms())
+        yield family.gauge("rocketmq_topic_number", "Topics", len(self._table.topics()))
+        yield family.gauge("rocketmq_active_broker_num", "Brokers that are registered", len(views))
+        yield family.gauge("kourou_masters", "Brokers that are masters", sum(view.master for view in views))
+        yield family.gauge("kourou_connections", "Connections on the data plane", len(self._server.peers))
+        yield family.gauge("kourou_route_version", "Version of the route table", self._table.version)
+
+
+async def run(options: NameserverOptions, *, log: Any, ready: Ready) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    await serve(NameserverProcess(options, log=log), ready=ready, connections=options.max_connections)

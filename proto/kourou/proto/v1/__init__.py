@@ -1,0 +1,1 @@
+"""Nameserver registration and health, version 1."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kourou.broker.store.files import IOV_MAX, Files, OsFiles
+from kourou.broker.store.files import Files, OsFiles
+from kourou.broker.store.osfile import IOV_MAX
 from kourou.core.errors import Busy, DiskFull
 from tests.sim.disk import SimDisk
 

@@ -70,6 +70,10 @@ class Batch:
         """Mark all its messages as finished; the next commit covers them."""
         self._position.finished(self.next_offset)
 
+    def done_upto(self, message: ReceivedMessage) -> None:
+        """Mark one of its messages, and those before it, as finished."""
+        self._position.finished(message.offset + 1)
+
     async def commit(self) -> None:
         """Mark as finished and commit now."""
         self.done()
@@ -211,27 +215,40 @@ class Consumer:
         except TimeoutError:
             return None
 
+    async def take(self) -> Batch:
+        """The next batch that is not empty, to be worked on until ``left`` is called: a queue that is asked back
+        meanwhile is let go of then."""
+        while True:
+            batch = await self._next()
+            if self.options.tags is None or len(batch):
+                self._current = batch._position
+                return batch
+            batch.done()
+
+    def left(self, batch: Batch) -> None:
+        """The work on a batch has ended."""
+        self._current = None
+        position = batch._position
+        if position.releasing is not None:
+            position.subscription.release(position)
+
     async def batches(self) -> AsyncIterator[Batch]:
         """Batches as they come. With automatic commit a batch is finished when the loop's body is."""
         while not self.closed:
-            batch = await self._next()
-            if self.options.tags is not None and not len(batch):
-                batch.done()
-                continue
-            self._current = batch._position
+            batch = await self.take()
             try:
                 yield batch
                 if self.options.auto_commit:
                     batch.done()
             finally:
-                self._left(batch._position)
+                self.left(batch)
 
     async def __aiter__(self) -> AsyncIterator[ReceivedMessage]:
         """Messages as they come. With automatic commit a message is finished when the loop's body is."""
         auto = self.options.auto_commit
         while not self.closed:
-            batch = await self._next()
-            position = self._current = batch._position
+            batch = await self.take()
+            position = batch._position
             try:
                 for message in batch.messages():
                     yield message
@@ -243,12 +260,7 @@ class Consumer:
                     if auto:
                         batch.done()
             finally:
-                self._left(position)
-
-    def _left(self, position: Position) -> None:
-        self._current = None
-        if position.releasing is not None:
-            position.subscription.release(position)
+                self.left(batch)
 
     # ---- control
 

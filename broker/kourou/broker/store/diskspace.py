@@ -23,21 +23,22 @@ class DiskSpace:
         self._full_ratio = full_ratio
         usage = files.usage()
         self._reserve_bytes = min(reserve_bytes, (usage.used + usage.available) // RESERVE_PARTS)
-        self._reserved = bool(self._reserve_bytes) and files.size(RESERVE) == self._reserve_bytes
+        self._reserved = files.size(RESERVE) is not None  # left by an earlier process
         self._room = 0  # bytes until full
+        self._known_full = False  # what refresh answered
         self.full = False
         self.ratio = usage.ratio
 
     def refresh(self) -> bool:
-        """Look again; True when being full began or ended. Holds or releases the reserve. *Blocking*, but quick."""
-        was_full = self.full
+        """*Blocking*, but quick. Look again, hold or release the reserve; True when being full began or ended since the
+        last look."""
         usage = self._files.usage()
         self.ratio = usage.ratio
         self._room = int((usage.used + usage.available) * self._full_ratio) - usage.used
         if not self._reserved:
             self._room -= self._reserve_bytes
         # a quarter more to begin again, so that it does not go back and forth
-        self.full = self._room <= (self._reserve_bytes // 4 if was_full else 0)
+        self.full = self._room <= (self._reserve_bytes // 4 if self.full else 0)
         if self.full:
             self._release()
         elif not self._reserved and self._reserve_bytes:
@@ -46,13 +47,18 @@ class DiskSpace:
                 self._reserved = True
             except DiskFull:
                 pass  # a quota, say; tried again next time
+        was_full, self._known_full = self._known_full, self.full
         return self.full != was_full
 
     def check(self, size: int) -> None:
         """Raises DiskFull when ``size`` more bytes of clients' data should not be written."""
         if not self.full and size > self._room:
+            known_full = self._known_full
             self.refresh()
-        if self.full or size > self._room:
+            self._known_full = known_full  # the next one to look announces it
+            if size > self._room:
+                self.out_of_room()
+        if self.full:
             raise DiskFull(
                 f"the disk is {self.ratio:.0%} full; writes are refused from {self._full_ratio:.0%} on",
                 retry_after_ms=1_000,

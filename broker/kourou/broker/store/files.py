@@ -1,4 +1,4 @@
-"""The disk, as the store sees it: the only module that touches the operating system's files.
+"""The disk, as the store sees it. This module and ``osfile`` are the only ones that touch the operating system's files.
 
 ``Files`` is blocking; whoever calls decides in which thread. OSError is translated here and nowhere else: no room becomes
 DiskFull, anything else that a write or sync meets becomes FlushFailed, which is final for the file (an fsync that failed
@@ -7,7 +7,6 @@ once must not be believed later: the kernel has dropped the dirty pages).
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -15,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kourou.core.errors import Busy, DamagedLog, DiskFull, FlushFailed, KourouError
+from kourou.broker.store.osfile import OsFile, translate
+from kourou.core.errors import Busy, DamagedLog, FlushFailed
 from kourou.core.frame import Buffer
-
-IOV_MAX = 1024
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,90 +108,6 @@ class Files(Protocol):
         ...
 
     def unlock(self) -> None: ...
-
-
-def translate(failure: OSError, what: str) -> KourouError:
-    if failure.errno in _NO_ROOM:
-        return DiskFull(f"no room on the disk: {what}: {failure.strerror}")
-    return FlushFailed(f"the disk failed: {what}: {failure.strerror}")
-
-
-class OsFile:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self.size = os.fstat(self._fd).st_size
-
-    def append(self, parts: Sequence[Buffer]) -> None:
-        at = start = self.size
-        try:
-            for first in range(0, len(parts), IOV_MAX):
-                some = parts[first : first + IOV_MAX]
-                wanted = sum(map(len, some))
-                written = os.pwritev(self._fd, some, at)
-                while written < wanted:  # rare: interrupted, or the disk is nearly full
-                    rest = memoryview(b"".join(some))[written:]
-                    more = os.pwrite(self._fd, rest, at + written)
-                    if more == 0:
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    written += more
-                at += wanted
-        except OSError as failure:
-            self._cut(start)
-            raise translate(failure, f"append to {self._path.name}") from failure
-        self.size = at
-
-    def overwrite(self, offset: int, data: Buffer) -> None:
-        try:
-            os.pwrite(self._fd, data, offset)
-        except OSError as failure:
-            raise translate(failure, f"write to {self._path.name}") from failure
-        self.size = max(self.size, offset + len(data))
-
-    def _cut(self, size: int) -> None:
-        try:
-            os.ftruncate(self._fd, size)
-        except OSError as failure:
-            raise FlushFailed(f"{self._path.name} could not be cut back after a failed write: {failure}") from failure
-
-    def read(self, offset: int, size: int) -> bytes:
-        try:
-            data = os.pread(self._fd, size, offset)
-            while len(data) < size:
-                more = os.pread(self._fd, size - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-        except OSError as failure:
-            raise DamagedLog(f"{self._path.name} can't be read at {offset}: {failure.strerror}") from failure
-        return data
-
-    def read_cached(self, offset: int, size: int) -> bytes | None:
-        buffer = bytearray(size)
-        try:
-            got = os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return None
-        except OSError as failure:
-            if failure.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system can't tell
-                return self.read(offset, size)
-            raise DamagedLog(f"{self._path.name} can't be read at {offset}: {failure.strerror}") from failure
-        return bytes(buffer) if got == size else None
-
-    def sync(self) -> None:
-        try:
-            os.fdatasync(self._fd)
-        except OSError as failure:
-            raise FlushFailed(f"fdatasync of {self._path.name} failed: {failure.strerror}") from failure
-
-    def truncate(self, size: int) -> None:
-        self._cut(size)
-        self.size = size
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class OsFiles:

@@ -243,7 +243,9 @@ def _rebuild(files: Files, every: bool, progress: Progress) -> list[int]:
                 if isinstance(item, ScannedFrame):
                     making.add(*frame_entry(item))
             parts = making.build(bases[number + 1])
-            files.open(segment_name(base)).sync()  # an index says that its segment is durable
+            file = files.open(segment_name(base))
+            file.sync()  # an index says that its segment is durable
+            file.close()
             files.write_atomic(index_name(base), parts)
             index.load_sealed(base)
             made.append(base)

@@ -80,6 +80,7 @@ def open_store(
     store.snapshot_offset = opener.replay_from if found is not None else 0
     if opener.epochs_missing:
         _read_epochs(store, notice)
+    store.note_synced(store.sync())  # frames that kill -9 left in the page cache are about to be served
     return Recovered(store, store.snapshot_offset, opener.replayed, opener.bytes_cut)
 
 

@@ -13,19 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kourou.broker.store.columns import FrameFacts
+from kourou.broker.store.checked import Appended, CheckedFrame
 from kourou.broker.store.commitlog import FOLDER, CommitLog, index_name
 from kourou.broker.store.confirm import Confirm
 from kourou.broker.store.diskspace import DiskSpace
 from kourou.broker.store.epochs import Epochs
-from kourou.broker.store.files import File, Files
+from kourou.broker.store.files import Files
 from kourou.broker.store.indexfile import BlockCache, IndexFile
 from kourou.broker.store.logindex import LogIndex
 from kourou.broker.store.openindex import NO_TIME
 from kourou.broker.store.reading import ReadPlan, make_plan, read_plan
+from kourou.broker.store.sealing import SealJob
 from kourou.core import frame
 from kourou.core.errors import DiskFull, FlushFailed, KourouError
-from kourou.core.frame import PREFIX_SIZE, Buffer, Kind, SealedHeader
+from kourou.core.frame import PREFIX_SIZE, Buffer, Kind
 
 __all__ = ["Appended", "CheckedFrame", "ReadPlan", "SealJob", "Store", "StoreConfig"]
 
@@ -45,60 +46,6 @@ class StoreConfig:
             raise ValueError(f"segment_bytes is {self.segment_bytes}; from 1 to {SEGMENT_BYTES_MAX} are possible")
         if not 0 < self.full_ratio <= 1:
             raise ValueError(f"full_ratio is {self.full_ratio}; it is a share above 0 up to 1")
-
-
-@dataclass(slots=True)
-class CheckedFrame:
-    """A sealed part that may be appended as it is."""
-
-    sealed: Buffer
-    header: SealedHeader
-    crc: int
-    incarnation: int
-    facts: FrameFacts
-
-    @property
-    def key(self) -> int:
-        return self.incarnation << 32 | self.header.queue_id
-
-    @staticmethod
-    def trusted(sealed: bytes) -> CheckedFrame:
-        """A frame that the broker itself sealed: metadata or an epoch."""
-        header = frame.parse_sealed(sealed)
-        return CheckedFrame(sealed, header, int.from_bytes(sealed[-4:], "little"), 0, FrameFacts(0, None))
-
-
-@dataclass(slots=True)
-class Appended:
-    log_offset: int
-    end_offset: int
-    queue_offset: int
-    store_ms: int
-    prefix: bytes = b""  # as written, for handing the frame on without reading it back
-
-
-class SealJob:
-    """Makes a full segment durable and writes its index. ``run`` is *blocking*."""
-
-    def __init__(self, base: int, file: File, files: Files, index: LogIndex) -> None:
-        self.base = base
-        self.cut = False  # a truncation has reached the segment since: the index is worthless
-        self.failure: KourouError | None = None
-        self._file = file
-        self._files = files
-        self._index = index
-
-    def run(self) -> None:
-        """Raises DiskFull, then the job can be taken again; FlushFailed."""
-        try:
-            self._file.sync()
-            if not self.cut:
-                self._files.write_atomic(index_name(self.base), self._index.build_sealed(self.base))
-        except KourouError as failure:
-            self.failure = failure
-            raise
-        except KeyError:  # the index knows the segment no more
-            assert self.cut, f"the segment at {self.base} is sealed but was never closed"
 
 
 class Store:
@@ -130,10 +77,9 @@ class Store:
         self._notice = notice
         self._written = log.end  # end_offset, or what a batch under way has written beyond it
         self._writes = 1
-        self._marks = dict.fromkeys(
-            (*index.sealing(), log.bases[-1]), 1
-        )  # number of a segment's last write; the loop's alone
-        self._synced_marks: dict[int, int] = {}  # as of the last fdatasync; the syncing thread's alone
+        # by base, the number of the last write to a segment that is not sealed, and what of that was synced
+        self._marks = dict.fromkeys((*index.sealing(), log.bases[-1]), 1)  # written by the owner of the store alone
+        self._synced_marks: dict[int, int] = {}  # by whoever syncs alone
         self._folder_marks = 1
         self._folder_synced = 0
         self._sync_target: int | None = None  # while a sync is under way

@@ -10,6 +10,7 @@ import pytest
 from kourou.broker.store.columns import check_columns
 from kourou.broker.store.commitlog import index_name, segment_name
 from kourou.broker.store.confirm import NAME as CONFIRM
+from kourou.broker.store.confirm import Confirm
 from kourou.broker.store.epochs import NAME as EPOCHS
 from kourou.broker.store.identity import Identity, claim
 from kourou.broker.store.snapshot import snapshot_name
@@ -180,15 +181,28 @@ def test_damage_at_the_end_of_what_was_durable_is_not_cut() -> None:
 
 def test_torn_confirm_slot_leaves_the_other() -> None:
     disk = SimDisk()
-    opened = filled(disk, 2)
-    opened.sync()
-    first = opened.store.end_offset
-    opened.append(message(0, 9, 10))
-    opened.sync()
+    confirm = Confirm(disk.files())
+    for offset in (100, 200, 300):
+        confirm.note(offset)
+    for at in range(512, 532):  # serial 3 is in slot 1
+        fate = disk.fork()
+        fate.flip(CONFIRM, at, at % 8)
+        assert Confirm(fate.files()).offset == 200
+    confirm.lower(50)
+    assert Confirm(disk.files()).offset == 50
+    disk.write_limit = 0
+    confirm.note(60)  # in place: needs no room
+    assert Confirm(disk.files()).offset == 60
+
+
+def test_what_kill_left_is_durable_before_it_is_served() -> None:
+    disk = SimDisk()
+    opened = filled(disk, 30)
+    frames = opened.frames()
     disk.kill()
-    assert open_disk(disk.fork()).store.synced_offset > first
-    disk.flip(CONFIRM, 8)  # serial 2 is in slot 0
-    assert open_disk(disk).store.synced_offset == first
+    assert open_disk(disk).store.synced_offset == opened.store.end_offset
+    disk.power_loss(Random(1))
+    assert open_disk(disk).frames() == frames
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -224,7 +238,7 @@ def test_power_loss(seed: int) -> None:
                 opened.seal()
             elif action < 0.96:
                 opened.snapshot()
-            elif random.random() < 0.5:
+            elif written and random.random() < 0.5:
                 cut = random.choice(written)[0]
                 opened.store.truncate(max(cut, opened.store.snapshot_offset))
                 written = [one for one in written if one[0] < opened.store.end_offset]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from array import array
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from kourou.broker.store.columns import check_columns
 from kourou.broker.store.commitlog import index_name, segment_name
-from kourou.broker.store.store import CheckedFrame, StoreConfig
+from kourou.broker.store.files import OsFiles
+from kourou.broker.store.store import CheckedFrame, SealJob, StoreConfig
 from kourou.core.errors import DamagedLog, DiskFull, FlushFailed, OffsetOutOfRange
-from kourou.core.frame import PREFIX_SIZE, Column, iterate_frames, parse_sealed, seal, tag_hash
+from kourou.core.frame import PREFIX_SIZE, Column, check_frame, iterate_frames, parse_sealed, seal, tag_hash
 from tests.sim.disk import SimDisk
 from tests.sim.store import SMALL, START_MS, Opened, message, metadata, open_disk
 
@@ -248,6 +251,51 @@ def test_sync_does_not_vouch_for_what_comes_during_it() -> None:
         fate = disk.fork()
         fate.power_loss(Random(seed))
         assert open_disk(fate).frames() == kept
+
+
+def test_threads(tmp_path: Path) -> None:
+    """Real files: syncs, seals and reads in threads while the log grows and rolls and old segments are dropped."""
+    opened = Opened(OsFiles(tmp_path), StoreConfig(segment_bytes=50_000, reserve_bytes=0, full_ratio=1.0))
+    store = opened.store
+    sync: Future[int] | None = None
+    job: tuple[SealJob, Future[None]] | None = None
+    reads: list[tuple[int, int, Future[bytes | None]]] = []
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(4_000):
+            opened.append(message(0, number % 50, 400))
+            if sync is None or sync.done():
+                if sync is not None:
+                    store.note_synced(sync.result())
+                sync = pool.submit(store.sync)
+            if job is None and (taken := store.take_seal_job()) is not None:
+                job = taken, pool.submit(taken.run)
+            elif job is not None and job[1].done():
+                job[1].result()
+                store.finish_seal(job[0])
+                job = None
+            if number % 7 == 0:
+                low, high = store.queue_bounds(KEY)
+                plan = store.plan(KEY, (low + high) // 2, bytes_max=20_000, below=store.end_offset)
+                reads.append(((low + high) // 2, plan.next_offset, pool.submit(store.read, plan, cached_only=False)))
+            if number % 500 == 499:
+                for base in store.droppable(floor=store.end_offset // 2)[:1]:
+                    store.drop_segment(base)
+        for first, after, read in reads:
+            data = read.result()
+            assert data
+            assert [p.queue_offset for at, p in iterate_frames(data) if check_frame(data, at)] == list(range(first, after))
+        assert sync is not None
+        sync.result()
+        if job is not None:
+            job[1].result()
+            store.finish_seal(job[0])
+    opened.seal()
+    opened.snapshot()
+    assert len(list(iterate_frames(opened.queue(KEY)))) == 4_000 - store.queue_bounds(KEY)[0]
+    store.close()
+    again = Opened(OsFiles(tmp_path), SMALL)
+    assert (again.replayed, again.store.queue_bounds(KEY)[1]) == ([], 4_000)
+    again.store.close()
 
 
 def test_truncate_at_every_frame() -> None:

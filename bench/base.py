@@ -18,7 +18,7 @@ Rules for client methods
     e2e_consume(): call m.ready() when the subscription is live, then feed m.sink() until m.done.
 """
 
-import asyncio, json, os, shutil, signal, struct, subprocess, sys, time
+import asyncio, os, shutil, signal, struct, subprocess, time
 import psutil
 
 RUN = os.environ.get("BENCH_RUN", "/tmp/mq-bench")
@@ -249,6 +249,6 @@ def wait_port(port, proc, timeout=60):
             return
         except OSError:
             if proc.poll() is not None:
-                raise RuntimeError(f"server died, rc {proc.returncode}")
+                raise RuntimeError(f"server died, rc {proc.returncode}") from None
             time.sleep(0.02)
     raise RuntimeError(f"port {port} did not open")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -73,7 +74,12 @@ class Node:
                 return urls
             name, _, url = line.strip().rpartition(" ")
             urls[name.strip()] = url
-        raise RuntimeError(f"the node ended ({self.process.wait()}) before it was ready; see {self._log.name}")
+        status = self.process.wait()
+        said = Path(self._log.name).read_text(errors="replace").strip().splitlines() or ["nothing"]
+        raise SystemExit(
+            f"error: the node ended ({status}) before it was ready; {server_python()} said: {said[-1]} "
+            f"(all of it: {self._log.name}; another Python for it: KOUROU_BENCH_PYTHON)"
+        )
 
     def __enter__(self) -> Node:
         return self
@@ -125,3 +131,16 @@ class Node:
             key = f"{name} {bound[1]}" if bound else name
             found[key] = found.get(key, 0.0) + float(value)
         return found
+
+
+def load(what: str, node: Node, topic: str, messages: int, *options: str, timeout_s: float = 900.0) -> dict[str, float]:
+    """Run load.py to its end, and add what it cost the server: ``server_us`` a message."""
+    argv = [server_python(), "-P", str(HERE / "load.py"), what, "--server", node.server, "--topic", topic]
+    cpu = node.cpu_s()
+    done = subprocess.run(
+        [*argv, "--messages", str(messages), *options], env=environment(), capture_output=True, text=True, timeout=timeout_s
+    )
+    if done.returncode:
+        raise RuntimeError(f"load.py {what}: {(done.stderr.strip().splitlines() or ['died'])[-1]}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    return {**figures, "server_us": round((node.cpu_s() - cpu) / messages * 1e6, 4)}

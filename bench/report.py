@@ -29,7 +29,7 @@ def spread(values: Sequence[float | None], form: str = "{:,.0f}") -> str:
     if not found:
         return "-"
     middle = form.format(median(found))
-    return middle if len(found) == 1 else f"{middle} [{form.format(found[0])}..{form.format(found[-1])}]"
+    return middle if found[0] == found[-1] else f"{middle} [{form.format(found[0])}..{form.format(found[-1])}]"
 
 
 class Results:

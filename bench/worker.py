@@ -1,6 +1,6 @@
 """One client process: worker.py <contestant> <op> <json>; prints one line 'RESULT {...}'."""
 
-import json, os, resource, sys, time, traceback
+import json, os, resource, sys, traceback
 import adapters
 from base import Meter, Unsupported, pct
 

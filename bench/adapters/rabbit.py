@@ -61,7 +61,7 @@ class Rabbit(Adapter):
         c.close()
 
     def versions(self):
-        import aio_pika, pika, importlib.metadata as im
+        import pika, importlib.metadata as im
 
         v = subprocess.run(
             ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", "rabbitmq-server", "erlang-base"],

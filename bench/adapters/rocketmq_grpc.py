@@ -1,6 +1,6 @@
 """RocketMQ: nameserver + proxy in local mode (= gRPC + an embedded broker). Optional: left out, loudly, without its jars."""
 
-import glob, json, os, re, shutil, socket, struct, subprocess, threading, time
+import glob, json, os, re, shutil, socket, struct, subprocess, sys, threading, time
 
 from base import PARTITIONS, RUN, Adapter, Unsupported, wait_port
 

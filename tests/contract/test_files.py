@@ -84,6 +84,22 @@ def test_names(view: View) -> None:
         files.read("log/b", 0, 1)
 
 
+def test_reading_on_after_removal(view: View) -> None:
+    files = view()
+    file = files.open("a")
+    file.append([b"abc"])
+    files.remove("a")
+    assert (file.read(0, 3), file.read_cached(1, 2), files.list("")) == (b"abc", b"bc", [])
+
+
+def test_forgotten_files_are_closed(tmp_path: Path) -> None:
+    files = OsFiles(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(10):
+        files.open(f"{number}")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_write_atomic_replaces(view: View) -> None:
     files = view()
     files.write_atomic("snapshots/x", [b"one"])

@@ -29,6 +29,7 @@ from kourou.broker.store.files import OsFiles
 from kourou.broker.store.identity import Identity, claim
 from kourou.broker.store.recovery import open_store
 from kourou.broker.store.store import StoreConfig
+from kourou.core.errors import FlushFailed
 from kourou.core.version import VERSION
 from kourou.runtime.clock import SystemClock
 from kourou.runtime.metrics import Metrics
@@ -156,9 +157,12 @@ class BrokerNode:
         self.journal.closing = True
         self.lag.stop()
         await asyncio.sleep(0)
-        await self.journal.sync_now()
-        await self.upkeep.seal()
-        await self.upkeep.snapshot()
+        try:
+            await self.journal.sync_now()
+            await self.upkeep.seal()
+            await self.upkeep.snapshot()
+        except FlushFailed as failure:
+            self._log.error("not_durable", reason=str(failure))
         for pool in (self._sync_pool, self._read_pool, self._upkeep_pool):
             pool.shutdown(wait=True)
         self.store.close()

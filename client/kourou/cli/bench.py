@@ -50,7 +50,9 @@ def bench(
     ]
     print_table(("WHAT", "MESSAGES", "RATE", "BODIES"), rows, title=f"bodies of {size_bytes:,} bytes, {queues} queues")
     latency = result["latency_us"]
-    print_table(("LONE SENDS", "P50 µs", "P99 µs", "MAX µs"), [(f"{serial:,}", latency["p50"], latency["p99"], latency["max"])])
+    print_table(
+        ("LONE SENDS", "P50 µs", "P99 µs", "MAX µs"), [(f"{serial:,}", latency["p50"], latency["p99"], latency["max"])]
+    )
 
 
 async def _measure(client: Client, messages: int, size: int, queues: int, serial: int) -> dict[str, Any]:

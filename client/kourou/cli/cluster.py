@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from kourou.cli.servers import warn_if_open
 
 READY_S = 30.0
 STOP_S = 20.0
+_URL_LINE = re.compile(r"(data plane|(?:official )?gRPC|http)\s+(\S+)")
 NAMES = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -78,9 +80,8 @@ class Child:
             return
         if line == "ready":
             self.ready.set()
-        else:
-            name, _, value = line.rpartition(" ")
-            self.urls[name.strip()] = value
+        elif (found := _URL_LINE.fullmatch(line)) is not None:
+            self.urls[found[1]] = found[2]
 
     @property
     def running(self) -> bool:
@@ -97,6 +98,10 @@ class Child:
 
 
 class LocalCluster:
+    """The nameserver and its brokers, from start to stop."""
+
+    _width = len("nameserver")
+
     def __init__(self, host: str, data: Path) -> None:
         self._host = host
         self._data = data
@@ -133,12 +138,9 @@ class LocalCluster:
         for number in range(groups):
             name = f"broker-{NAMES[number]}"
             ports = [str(broker_port + 3 * number + step if broker_port else 0) for step in range(3)]
-            launches.append(
-                self._launch(
-                    name, "broker", "--name", name, "--nameserver", registers_at, "--data", str(self._data / name),
-                    "--host", self._host, "--port", ports[0], "--grpc-port", ports[1], "--http-port", ports[2],
-                )  # fmt: skip
-            )
+            arguments = ["broker", "--name", name, "--nameserver", registers_at, "--data", str(self._data / name)]
+            arguments += ["--host", self._host, "--port", ports[0], "--grpc-port", ports[1], "--http-port", ports[2]]
+            launches.append(self._launch(name, *arguments))
         await asyncio.gather(*launches)
         self._server = nameserver.urls["data plane"]
         await self._until_registered(groups)
@@ -146,8 +148,6 @@ class LocalCluster:
             for name, url in child.urls.items():
                 print(f"{child.name:<{self._width}}   {name:<14} {url}")
         print(f"clients use: --server {self._server}, or KOUROU_SERVER={self._server}")
-
-    _width = 10
 
     async def _launch(self, name: str, *arguments: str) -> Child:
         child = Child(name, self._width)

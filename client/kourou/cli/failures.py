@@ -64,5 +64,6 @@ def _leaves(failure: BaseException) -> Iterator[BaseException]:
 
 
 def _os_error(failure: OSError) -> str:
-    reason = failure.strerror or one_line(str(failure)) or ("timed out" if isinstance(failure, TimeoutError) else "I/O error")
+    reason = failure.strerror or one_line(str(failure))
+    reason = reason or ("timed out" if isinstance(failure, TimeoutError) else "input or output failed")
     return f"{failure.filename}: {reason}" if failure.filename is not None else reason

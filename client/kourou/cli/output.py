@@ -39,14 +39,17 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     from rich.text import Text
 
     cells = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, header in enumerate(headers):
         column = [row[number] for row in cells]
         numeric = bool(column) and all(isinstance(cell, int | float) or cell is None for cell in column)
         table.add_column(header, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(_cell(cell)) for cell in row))
-    console().print(table)
+    out = console()
+    if title is not None:
+        out.print(title, style="bold")
+    out.print(table)
 
 
 def print_facts(facts: Iterable[tuple[str, object]], *, title: str | None = None) -> None:

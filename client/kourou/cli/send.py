@@ -27,7 +27,10 @@ def send(
     body: str | None = None,
     /,
     *,
-    file: Annotated[str | None, Parameter(help="Send each line of this file as a message; - is standard input.")] = None,
+    file: Annotated[
+        str | None,
+        Parameter(allow_leading_hyphen=True, help="Send each line of this file as a message; - is standard input."),
+    ] = None,
     key: Annotated[str | None, Parameter(help="To find the message by.")] = None,
     tag: Annotated[str | None, Parameter(help="To filter by.")] = None,
     property: Annotated[
@@ -71,7 +74,7 @@ class _Lines:
     """A file's lines, and how far they have been read."""
 
     def __init__(self, name: str) -> None:
-        self.file: BinaryIO = sys.stdin.buffer if name == "-" else Path(name).open("rb")
+        self.file: BinaryIO = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115  closed in __exit__
         self.name = "standard input" if name == "-" else name
         self.size = os.fstat(self.file.fileno()).st_size if name != "-" else 0  # 0: not known
 
@@ -125,7 +128,7 @@ async def _next_lines(lines: _Lines) -> list[bytes]:
 
 
 def _read_lines(file: BinaryIO) -> list[bytes]:
-    found = []
+    found: list[bytes] = []
     while len(found) < LINES_PER_TURN and (line := file.readline()):
         found.append(line)
     return found

@@ -29,9 +29,7 @@ Size = str  # a flag that takes 64MiB as well as 67108864
 Host = Annotated[
     str | None, Parameter(help=f"Address to listen on (default: {DEFAULTS.host}). There is no authentication yet.")
 ]
-Level = Annotated[
-    Literal["debug", "info", "warning", "error"] | None, Parameter(help=f"(default: {DEFAULTS.log_level})")
-]
+Level = Annotated[Literal["debug", "info", "warning", "error"] | None, Parameter(help=f"(default: {DEFAULTS.log_level})")]
 Config = Annotated[Path | None, Parameter(help="TOML file with options; flags and KOUROU_… variables win over it.")]
 PrintConfig = Annotated[
     bool, Parameter(negative=(), help="Print every option with its value and where that comes from, and stop.")
@@ -65,10 +63,14 @@ class NodeFlags:
     ] = None
     flush_interval_ms: Annotated[int | None, _number("flush_interval_ms", "Between two syncs with --flush async.")] = None
     retention_hours: Annotated[float | None, _number("retention_hours", "How long messages are kept.")] = None
-    retention_bytes: Annotated[Size | None, Parameter(help="Log kept at most, for example 50GiB (default: no bound).")] = None
+    retention_bytes: Annotated[Size | None, Parameter(help="Log kept at most, for example 50GiB (default: no bound).")] = (
+        None
+    )
     segment_bytes: Annotated[Size | None, _number("segment_bytes", "Size of a log file.")] = None
     snapshot_bytes: Annotated[Size | None, _number("snapshot_bytes", "Log between two snapshots.")] = None
-    disk_full_ratio: Annotated[float | None, _number("disk_full_ratio", "Share of the disk from which writes are refused.")] = None
+    disk_full_ratio: Annotated[
+        float | None, _number("disk_full_ratio", "Share of the disk from which writes are refused.")
+    ] = None
     reserve_bytes: Annotated[Size | None, _number("reserve_bytes", "Kept back for offsets when the disk is full.")] = None
     max_connections: Annotated[int | None, _number("max_connections", "Clients at a time.")] = None
     log_level: Level = None
@@ -205,7 +207,8 @@ def is_loopback(host: str) -> bool:
 
 def _start_demo(server: str) -> subprocess.Popen[bytes]:
     """In a process of its own: it shall measure the node, not share its event loop."""
-    return subprocess.Popen([sys.executable, "-m", "kourou.cli", "demo", "--server", server], stdin=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "kourou.cli", "demo", "--server", server]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  ourselves
 
 
 def _end_demo(process: subprocess.Popen[bytes]) -> int:

@@ -1,7 +1,7 @@
 """Options of a server from three places: command line, over environment, over TOML file, over defaults.
 
-    environment   KOUROU_ and the name in capitals: KOUROU_HTTP_PORT=8088
-    TOML          the names at top level, with - or _: http-port = 8088
+environment   KOUROU_ and the name in capitals: KOUROU_HTTP_PORT=8088
+TOML          the names at top level, with - or _: http-port = 8088
 """
 
 from __future__ import annotations

@@ -92,4 +92,4 @@ def delete(
 
 
 def placement(topic: dict[str, Any]) -> str:
-    return ", ".join(f"{broker} × {count}" for broker, count in topic["placement"])
+    return ", ".join(f"{broker} x {count}" for broker, count in topic["placement"])

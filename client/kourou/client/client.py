@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 from types import TracebackType
@@ -65,12 +66,14 @@ class Client(Admin):
         if not self._is_open:
             return
         self._is_open = False
+        made, self._made = self._made, []
         try:
-            for made in self._made:
-                await made.close()
+            ended = await asyncio.gather(*(each.close() for each in made), return_exceptions=True)
         finally:
-            self._made.clear()
             await self._cluster.close()
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def __aenter__(self) -> Self:
         return await self.open()

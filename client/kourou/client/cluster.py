@@ -10,13 +10,17 @@ import asyncio
 import random
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from kourou.client import fork
+from kourou.client.logic.routes import RouteTable
 from kourou.core import wire
 from kourou.core.backoff import Backoff
 from kourou.core.compression import available
 from kourou.core.errors import (
+    AlreadyExists,
     DeadlineExceeded,
     KourouError,
     NotConnected,
@@ -38,47 +42,70 @@ class Cluster:
         self.client_id = client_id or f"{socket.gethostname()}-{secrets.token_hex(6)}"
         self.timeout_s = timeout_s
         self.rng = random.Random()
-        self.routes: dict[str, TopicRoute] = {}
-        self.masters: dict[str, Endpoint | None] = {}
+        self._table = RouteTable()
         self.handlers: dict[int, Pushed] = {}  # of broker connections
         self._auto_create = False
         self._nameserver: Connection | None = None
         self._dialling: dict[str, asyncio.Task[Connection]] = {}
         self._brokers: dict[str, Connection] = {}  # by broker name
         self._listeners: list[Callable[[], None]] = []
+        self._replaced: list[Connection] = []  # to former masters; answers may still come
+        self._asking: dict[str, asyncio.Task[Any]] = {}  # about topics
         self._keeper: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.closed = False
+        fork.watch(self)
+
+    def forked(self) -> None:
+        """Connections, tasks and what waits for them stay with the parent; here all begins anew at the next use."""
+        fork.bury(self._nameserver, self._brokers, self._dialling, self._asking, self._tasks, self._keeper, self._changed)
+        self._nameserver = self._keeper = None
+        self._table = RouteTable()
+        self._dialling, self._brokers, self._asking, self._tasks, self._replaced = {}, {}, {}, set(), []
+        self._changed = asyncio.Event()
+
+    @property
+    def routes(self) -> dict[str, TopicRoute]:
+        return self._table.routes
+
+    @property
+    def masters(self) -> dict[str, Endpoint | None]:
+        return self._table.masters
 
     # ---- the nameserver
 
     async def open(self) -> None:
         """Connect to the first nameserver that answers. Raises NotConnected naming each that does not."""
         await self.nameserver()
-        self._keeper = asyncio.get_running_loop().create_task(self._keep())
 
     async def nameserver(self) -> Connection:
         """The connection to a nameserver; made when there is none."""
         known = self._nameserver
         if known is not None and not known.closed:
             return known
-        return await self._dial("", self._connect_nameserver)
+        connection = await self._dial("", self._connect_nameserver)
+        if self._keeper is None and not self.closed:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        return connection
 
     async def _connect_nameserver(self) -> Connection:
         failures: list[str] = []
         for endpoint in self.rng.sample(self.servers, len(self.servers)):
+            connection: Connection | None = None
             try:
                 connection = await self._connect(endpoint, {Code.ROUTE_CHANGED: self._route_changed})
                 answer = await connection.ask_json(
                     Code.ROUTE, {"topics": list(self.routes), "watch": True}, timeout_s=self.timeout_s
                 )
+                self._take_routes(answer)
             except KourouError as failure:
                 failures.append(str(failure))
+                if connection is not None:
+                    connection.close()
                 continue
             self._nameserver = connection
             self._auto_create = bool(answer.get("auto_create"))
-            self._take_routes(answer)
             return connection
         raise NotConnected("; ".join(failures))
 
@@ -100,21 +127,10 @@ class Cluster:
         self._take_routes(wire.decode_json(message.body, what="ROUTE_CHANGED"))
 
     def _take_routes(self, answer: dict[str, Any]) -> None:
-        for value in answer.get("routes", ()):
-            route = TopicRoute.from_json(value)
-            self.routes[route.topic] = route
-        for topic in answer.get("missing", ()):
-            self.routes.pop(topic, None)
-        if "brokers" in answer:
-            from_json = {b["broker"]: b["master"] for b in answer["brokers"]}
-            self.masters = {name: wire_endpoint(address) for name, address in from_json.items()}
-        for route in self.routes.values():
-            for broker in route.brokers:
-                if broker.master is not None:
-                    self.masters[broker.broker] = broker.master
+        self._table.take(answer)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener()
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -132,6 +148,10 @@ class Cluster:
             return known
         check_topic(topic)
         deadline = self.deadline() if deadline is None else deadline
+        await self._once(f"find {topic}", lambda: self._find_or_create(topic))
+        return await self.await_route(topic, deadline=deadline)
+
+    async def _find_or_create(self, topic: str) -> None:
         await self._look_up(topic)
         if topic not in self.routes:
             if not self._auto_create:
@@ -140,7 +160,19 @@ class Cluster:
                     f"create it with 'kourou topic create {topic}'"
                 )
             await self.define_topic(topic, "normal", QUEUES_DEFAULT, automatic=True)
-        return await self.await_route(topic, deadline=deadline)
+
+    async def _once(self, name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Several who ask for the same at a time share one request."""
+        task = self._asking.get(name)
+        if task is None:
+            task = self._asking[name] = self.spawn(make())
+            task.add_done_callback(lambda done: self._asked(name, done))
+        await asyncio.shield(task)
+
+    def _asked(self, name: str, task: asyncio.Task[Any]) -> None:
+        self._asking.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # whoever waits has it; nobody may be left
 
     async def await_route(self, topic: str, *, deadline: float | None = None) -> TopicRoute:
         """The route of a topic that has just been created: nameservers learn of it from the brokers."""
@@ -165,7 +197,7 @@ class Cluster:
     async def forget(self, topic: str) -> None:
         """The route proved wrong: ask again. A nameserver that is away leaves the old one in place."""
         try:
-            await self._look_up(topic)
+            await self._once(f"look up {topic}", lambda: self._look_up(topic))
         except KourouError:
             return
 
@@ -176,9 +208,11 @@ class Cluster:
         await self.refresh_brokers()
         if not self.masters:
             raise NotConnected("no broker is registered; start one, or wait until it is")
-        names = sorted(self.masters)
+        names = sorted(name for name, master in self.masters.items() if master is not None or not automatic)
+        if not names:
+            raise NotConnected("no broker has a master at present; wait until one is back")
         each, more = divmod(queues, len(names))
-        start = self.rng.randrange(len(names)) if automatic else 0
+        start = zlib.crc32(topic.encode()) % len(names) if automatic else 0  # the same for all who create it at a time
         shares = {names[(start + i) % len(names)]: each + (i < more) for i in range(len(names))}
         placement = [Placement(name, count) for name, count in sorted(shares.items()) if count]
         value = {
@@ -189,7 +223,12 @@ class Cluster:
         }
         created = False
         for place in placement:
-            answer = await self.ask_broker(place.broker, Code.TOPIC_CREATE, value)
+            try:
+                answer = await self.ask_broker(place.broker, Code.TOPIC_CREATE, value)
+            except AlreadyExists:
+                if not automatic:
+                    raise
+                continue  # somebody was quicker, and its definition counts
             created |= bool(answer.get("created"))
         return created
 
@@ -210,6 +249,8 @@ class Cluster:
         known = self._brokers.get(broker)
         if known is None or known.closed or known.going_away:
             return None
+        if known.endpoint != (self.masters.get(broker) or known.endpoint):
+            return None  # another process is the master now
         return known
 
     async def broker(self, broker: str) -> Connection:
@@ -225,6 +266,8 @@ class Cluster:
         if name != broker:
             connection.close()
             raise NotMaster(f"{endpoint} is broker {name}, not {broker}")
+        former = self._brokers.get(broker)
+        self._replaced = [old for old in (*self._replaced, former) if old is not None and not old.closed]
         self._brokers[broker] = connection
         return connection
 
@@ -262,7 +305,7 @@ class Cluster:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        ended = [c for c in (self._nameserver, *self._brokers.values()) if c is not None and not c.closed]
+        ended = [c for c in (self._nameserver, *self._brokers.values(), *self._replaced) if c is not None and not c.closed]
         for connection in ended:
             connection.close()
         for connection in ended:
@@ -273,13 +316,6 @@ class Cluster:
                     await gone.wait()
             except TimeoutError:
                 connection.abort("did not close in time")
-
-
-def wire_endpoint(text: str | None) -> Endpoint | None:
-    if text is None:
-        return None
-    host, _, port = text.rpartition(":")
-    return Endpoint(host.removeprefix("[").removesuffix("]"), int(port))
 
 
 def is_retryable(failure: KourouError) -> bool:

@@ -1,10 +1,12 @@
 """The consumer: subscribes at every broker of a topic, hands out what is delivered, commits what was finished.
 
-A queue that is assigned has a position (next offset to hand out) and a done offset (next offset to commit). Deliveries
-carry the generation and session of their assignment; what does not fit is dropped. Credit, in bytes, bounds what is
-fetched ahead: it is given back when a batch is taken out of the inbox.
+A queue that is assigned has a position (next offset to be delivered) and a done offset (next offset to commit).
+Deliveries carry the generation and session of their assignment; what does not fit is dropped. Credit, in bytes, bounds
+what is fetched ahead: it is given back when a batch is taken out of the inbox.
 
-Finished means: the loop's body has ended for it. A message whose body raised is not finished and comes again.
+Finished means: the loop's body has ended for it, which shows when the loop asks for the next one, or when the context is
+left without an exception. From inside an iterator ``break`` looks the same as an exception in the body, so both leave the
+message unfinished: a new loop is handed it again, and nothing is committed that a handler failed on.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Self
 
+from kourou.client import fork
+from kourou.client.batches import Batch
 from kourou.client.cluster import Cluster
-from kourou.client.delivered import DeliveredFrame, ReceivedMessage, messages_of, read_frames
+from kourou.client.delivered import ReceivedMessage
 from kourou.client.subscription import Position, Subscription
 from kourou.core.errors import BadRequest, KourouError, NotConnected, QueueNotFound
 from kourou.core.names import check_group, check_topic
@@ -25,59 +29,7 @@ from kourou.core.names import check_group, check_topic
 COMMIT_EVERY_S = 1.0
 Start = str | dict[str, int]
 
-
-class Batch:
-    """Messages of one queue that were delivered together. Nothing is decoded until it is asked for."""
-
-    __slots__ = ("_consumer", "_frames", "_position", "_start", "broker", "data", "next_offset", "queue", "topic")
-
-    def __init__(self, consumer: Consumer, position: Position, data: memoryview, start: int, next_offset: int) -> None:
-        self._consumer = consumer
-        self._position = position
-        self._frames: list[DeliveredFrame] | None = None
-        self._start = start
-        self.data = data
-        self.topic = consumer.topic
-        self.broker = position.subscription.broker
-        self.queue = position.queue
-        self.next_offset = next_offset  # of the first message behind the batch
-
-    def frames(self) -> list[DeliveredFrame]:
-        if self._frames is None:
-            options = self._consumer.options
-            self._frames = read_frames(self.data, start=self._start, tags=options.tags, verify=options.verify)
-        return self._frames
-
-    def bodies(self) -> list[bytes]:
-        """The bodies, in order. Raises Corrupted when a frame is damaged."""
-        frames = self.frames()
-        if len(frames) == 1:
-            return frames[0].bodies()
-        return [body for delivered in frames for body in delivered.bodies()]
-
-    def messages(self) -> Iterator[ReceivedMessage]:
-        return messages_of(self.frames(), self.broker, self.queue)
-
-    def __len__(self) -> int:
-        return sum(len(delivered.chosen) for delivered in self.frames())
-
-    @property
-    def revoked(self) -> bool:
-        """The queue has been taken away: what is not finished belongs to another consumer."""
-        return self._position.gone or self._position.releasing is not None
-
-    def done(self) -> None:
-        """Mark all its messages as finished; the next commit covers them."""
-        self._position.finished(self.next_offset)
-
-    def done_upto(self, message: ReceivedMessage) -> None:
-        """Mark one of its messages, and those before it, as finished."""
-        self._position.finished(message.offset + 1)
-
-    async def commit(self) -> None:
-        """Mark as finished and commit now."""
-        self.done()
-        await self._position.subscription.commit()
+__all__ = ["Batch", "Consumer", "ConsumerOptions", "Start"]
 
 
 class ConsumerOptions:
@@ -99,6 +51,8 @@ class ConsumerOptions:
             raise BadRequest(f'mode is {mode!r}; it must be "stream" or "broadcast"')
         if start not in ("earliest", "latest") and not isinstance(start, dict):
             raise BadRequest('start must be "earliest", "latest", {"time": ms} or {"offset": n}')
+        if tags is not None and not tags:
+            raise BadRequest("tags is empty; leave it out to get every message")
         if not 1024 <= credit <= 256 << 20:
             raise BadRequest(f"prefetch_bytes is {credit}; from 1024 to {256 << 20} is allowed")
         self.start = start
@@ -110,22 +64,23 @@ class ConsumerOptions:
 
 
 class Consumer:
-    """Made by ``Client.consumer``; use it in ``async with``."""
+    """Made by ``Client.consumer``; use it in ``async with``, and read it with one loop at a time."""
 
     def __init__(self, cluster: Cluster, topic: str, options: ConsumerOptions) -> None:
         self.topic = check_topic(topic)
         self.options = options
         self.member = f"{cluster.client_id}-{secrets.token_hex(4)}"
         self._cluster = cluster
-        self._loop = asyncio.get_running_loop()
         self._subscriptions: dict[str, Subscription] = {}  # by broker
         self._inbox: deque[Batch] = deque()
         self._arrived = asyncio.Event()
         self._failure: KourouError | None = None
         self._committer: asyncio.Task[None] | None = None
-        self._current: Position | None = None  # whose messages the loop's body works on
+        self._batch: Batch | None = None  # handed out, or being handed out message by message; not finished
+        self._message: ReceivedMessage | None = None  # the message that the loop's body works on
         self._opened = False
         self.closed = False
+        fork.watch(self)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -134,6 +89,8 @@ class Consumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self.finish_current()
         await self.close()
 
     async def open(self) -> None:
@@ -144,17 +101,19 @@ class Consumer:
         route = await self._cluster.route(self.topic)
         self._cluster.on_change(self._route_changed)
         failures: list[KourouError] = []
-        for broker in route.brokers:
-            if broker.queues:
-                subscription = self._subscriptions[broker.broker] = Subscription(self._cluster, self, broker.broker)
-                try:
-                    await subscription.open()
-                except NotConnected as failure:
-                    failures.append(failure)
-                    subscription.keep()
-        if failures and len(failures) == len(self._subscriptions):
+        try:
+            for broker in route.brokers:
+                if broker.queues:
+                    subscription = self._subscriptions[broker.broker] = Subscription(self._cluster, self, broker.broker)
+                    try:
+                        await subscription.open()
+                    except NotConnected as failure:
+                        failures.append(failure)
+            if failures and len(failures) == len(self._subscriptions):
+                raise failures[0]
+        except BaseException:
             await self.close()
-            raise failures[0]
+            raise
         for subscription in self._subscriptions.values():
             subscription.keep()
         if self.options.auto_commit:
@@ -168,6 +127,14 @@ class Consumer:
                 subscription = self._subscriptions[broker.broker] = Subscription(self._cluster, self, broker.broker)
                 subscription.keep()
 
+    def forked(self) -> None:
+        """A member of a group can't be in two processes: the child's copy only says so."""
+        self._subscriptions = {}
+        self._inbox.clear()
+        self._batch = self._message = self._committer = None
+        self.closed = True
+        self._failure = NotConnected("the consumer belongs to the process before the fork; make a new one in this process")
+
     # ---- what subscriptions report
 
     def delivered(self, position: Position, data: memoryview, start: int, next_offset: int) -> None:
@@ -176,12 +143,12 @@ class Consumer:
 
     def dropped(self, position: Position) -> None:
         """A position has ended: what waits of it is not handed out any more."""
-        for batch in [batch for batch in self._inbox if batch._position is position]:
+        for batch in [batch for batch in self._inbox if batch.position is position]:
             self._inbox.remove(batch)
-            position.subscription.took(len(batch.data))
+            self._credit(batch)
 
     def is_working_on(self, position: Position) -> bool:
-        return self._current is position
+        return self._batch is not None and self._batch.position is position
 
     def failed(self, failure: KourouError) -> None:
         """Something that reading on can't mend: the iteration raises it."""
@@ -190,77 +157,124 @@ class Consumer:
 
     # ---- handing out
 
-    async def _next(self) -> Batch:
-        while not self._inbox:
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
-            if self.closed:
-                raise NotConnected("the consumer is closed")
-            self._arrived.clear()
-            await self._arrived.wait()
-        batch = self._inbox.popleft()
-        batch._position.subscription.took(len(batch.data))
-        return batch
+    def resume_reading(self) -> None:
+        """A loop begins: what an earlier one did not finish comes first."""
+        batch, message = self._batch, self._message
+        self._batch = self._message = None
+        if batch is None:
+            return
+        if batch.revoked:
+            self.left(batch)
+        elif message is None:
+            self._inbox.appendleft(batch)
+        elif message.offset + 1 < batch.next_offset:
+            self._inbox.appendleft(batch.rest(message.offset + (batch.position.done > message.offset)))
 
-    async def receive(self, *, timeout_s: float | None = None) -> Batch | None:
-        """The next batch, or None when none has come within the time. The caller marks it ``done()``."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    batch = await self._next()
-                    if len(batch):
-                        return batch
-                    batch.done()
-        except TimeoutError:
-            return None
-
-    async def take(self) -> Batch:
+    async def take(self) -> Batch | None:
         """The next batch that is not empty, to be worked on until ``left`` is called: a queue that is asked back
-        meanwhile is let go of then."""
+        meanwhile is let go of then. None when the consumer has been closed."""
         while True:
-            batch = await self._next()
+            while not self._inbox:
+                if self._failure is not None:
+                    failure, self._failure = self._failure, self._failure if self.closed else None
+                    raise failure
+                if self.closed:
+                    return None
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = self._inbox.popleft()
+            self._credit(batch)
             if self.options.tags is None or len(batch):
-                self._current = batch._position
+                self._batch = batch
                 return batch
             batch.done()
 
+    def _credit(self, batch: Batch) -> None:
+        if not batch.credited:
+            batch.credited = True
+            batch.position.subscription.took(len(batch.data))
+
+    def walk(self, batch: Batch) -> Iterator[ReceivedMessage]:
+        """The messages of a batch that was taken; each is finished when the next one is asked for."""
+        auto, position = self.options.auto_commit, batch.position
+        for message in batch.messages():
+            self._message = message
+            yield message
+            if self._message is not message:
+                if self.closed or self._batch is not batch:
+                    self._check_loop(batch)
+                    return
+            elif auto:
+                position.done = message.offset + 1
+            else:
+                position.handed = message.offset + 1
+            if position.gone or position.releasing is not None:
+                self._message = None
+                return
+        self._message = None
+        self.worked(batch)
+
+    def worked(self, batch: Batch) -> None:
+        """The loop's body has ended for all of a batch."""
+        self._check_loop(batch)
+        batch.position.handed = batch.next_offset
+        if self.options.auto_commit:
+            batch.position.finished(batch.next_offset)
+
+    def _check_loop(self, batch: Batch) -> None:
+        if not self.closed and self._batch is not None and self._batch is not batch:
+            raise BadRequest("two loops read one consumer; make a consumer for each")
+
     def left(self, batch: Batch) -> None:
         """The work on a batch has ended."""
-        self._current = None
-        position = batch._position
-        if position.releasing is not None:
-            position.subscription.release(position)
+        self.put_down(batch)
+        if batch.position.releasing is not None:
+            batch.position.subscription.release(batch.position)
+
+    def put_down(self, batch: Batch) -> None:
+        """The same, from outside the loop: letting go of the queue is left to whoever sees it asked back."""
+        if self._batch is batch:
+            self._batch = self._message = None
+
+    async def receive(self, *, timeout_s: float | None = None) -> Batch | None:
+        """The next batch, or None when none has come within the time. The caller marks it ``done()``."""
+        self.resume_reading()
+        try:
+            async with asyncio.timeout(timeout_s):
+                batch = await self.take()
+        except TimeoutError:
+            return None
+        if batch is None:
+            raise NotConnected("the consumer is closed")
+        self._batch = None  # what the caller does with it shows in ``done`` alone
+        return batch
 
     async def batches(self) -> AsyncIterator[Batch]:
         """Batches as they come. With automatic commit a batch is finished when the loop's body is."""
-        while not self.closed:
-            batch = await self.take()
-            try:
-                yield batch
-                if self.options.auto_commit:
-                    batch.done()
-            finally:
-                self.left(batch)
+        self.resume_reading()
+        while (batch := await self.take()) is not None:
+            yield batch
+            self.worked(batch)
+            self.left(batch)
 
     async def __aiter__(self) -> AsyncIterator[ReceivedMessage]:
         """Messages as they come. With automatic commit a message is finished when the loop's body is."""
-        auto = self.options.auto_commit
-        while not self.closed:
-            batch = await self.take()
-            position = batch._position
-            try:
-                for message in batch.messages():
-                    yield message
-                    if auto:
-                        position.done = message.offset + 1
-                    if position.releasing is not None or position.gone:
-                        break
-                else:
-                    if auto:
-                        batch.done()
-            finally:
-                self.left(batch)
+        self.resume_reading()
+        while (batch := await self.take()) is not None:
+            for message in self.walk(batch):
+                yield message
+            self.left(batch)
+
+    def finish_current(self) -> None:
+        """The context is left without an exception: what was handed out last counts as finished."""
+        batch, message = self._batch, self._message
+        if batch is not None and self.options.auto_commit:
+            batch.position.finished(batch.next_offset if message is None else message.offset + 1)
+
+    def finished(self, batch: Batch) -> None:
+        """The caller marked a batch itself."""
+        if self._batch is batch:
+            self.left(batch)
 
     # ---- control
 
@@ -276,8 +290,13 @@ class Consumer:
             position.finished(message.offset + 1)
 
     async def commit(self) -> None:
-        """Commit what is finished, now. Raises what the brokers answer."""
+        """Commit, now, what is finished and what the loop has handed out. Raises what the brokers answer."""
+        batch, message = self._batch, self._message
+        if batch is not None:
+            batch.position.handed = batch.next_offset if message is None else message.offset + 1
         for subscription in list(self._subscriptions.values()):
+            for position in subscription.positions.values():
+                position.finished(position.handed)
             await subscription.commit()
 
     def _position(self, broker: str | None, queue: int) -> Position | None:
@@ -301,7 +320,7 @@ class Consumer:
         await self._flow(queue, broker, False)
 
     async def _flow(self, queue: int | None, broker: str | None, paused: bool) -> None:
-        for subscription in self._subscriptions.values():
+        for subscription in list(self._subscriptions.values()):
             if broker in (None, subscription.broker):
                 await subscription.pause(None if queue is None else [queue], paused)
 
@@ -326,6 +345,7 @@ class Consumer:
         for subscription in self._subscriptions.values():
             await subscription.close(commit=self.options.auto_commit)
         self._inbox.clear()
+        self._batch = self._message = None
 
     def subscribe_request(self) -> dict[str, Any]:
         options = self.options

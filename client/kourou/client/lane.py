@@ -7,32 +7,44 @@ again on a new connection until it is answered or its deadline passes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from struct import error
 
 from kourou.client.logic.batch import Batch, Outcome, QueueName, Stored
+from kourou.client.logic.faults import Faults
 from kourou.core import wire
-from kourou.core.errors import InternalError, KourouError, OutcomeUnknown, from_code
+from kourou.core.errors import FlushFailed, InternalError, KourouError, OutcomeUnknown, SequenceExpired, from_code
 from kourou.core.limits import PRODUCER_WINDOW
 from kourou.core.wire import Code, WireMessage
 from kourou.transport.connection import Connection
 
+_ONE_FRAME = wire.PRODUCE_REQUEST.pack(0, 1, 0)
 Resolved = Callable[["Lane", Batch, Outcome], None]
-
-SLOW_S = 1.0  # an answer that takes longer makes the broker second choice for a while
-AVOID_S = 3.0
 
 
 class Lane:
-    def __init__(self, broker: str, *, producer_id: int, now: Callable[[], float], resolved: Resolved) -> None:
+    def __init__(
+        self,
+        broker: str,
+        *,
+        producer_id: int,
+        loop: asyncio.AbstractEventLoop,
+        faults: Faults,
+        resolved: Resolved,
+        pump: Callable[[], None],
+    ) -> None:
         self.broker = broker
         self.connection: Connection | None = None
         self.connecting = False
         self.unresolved: dict[int, Batch] = {}  # by sequence, rising
+        self.blocked = False  # the socket takes no more at present; ``writable`` is called when it does
         self.busy: set[tuple[str, int]] = set()  # (topic, queue id) with an ordered frame under way
-        self.avoid_until = 0.0
         self._producer_id = producer_id
-        self._now = now
+        self._loop = loop
+        self._faults = faults
         self._resolved = resolved
+        self._pump = pump
         self._sequence = 0
         self._unknown: dict[int, Batch] = {}
 
@@ -43,21 +55,20 @@ class Lane:
 
     @property
     def has_slot(self) -> bool:
+        """Whether a frame may be sent now, on a usable connection."""
+        if self.blocked:
+            return False
         unresolved = self.unresolved
         if not unresolved:
             return True
         return len(unresolved) < PRODUCER_WINDOW and self._sequence + 1 - next(iter(unresolved)) < PRODUCER_WINDOW
-
-    @property
-    def needs_connection(self) -> bool:
-        return not self.usable and bool(self._unknown)
 
     def next_sequence(self) -> int:
         self._sequence += 1
         return self._sequence
 
     def send(self, batch: Batch, queue: QueueName) -> None:
-        """Write a sealed batch. Whatever happens, ``resolved`` is called later, once."""
+        """Write a sealed batch. Whatever happens, ``resolved`` is called later; once, if unknowns are not counted."""
         batch.queue = queue
         self.unresolved[batch.sequence] = batch
         if batch.pinned is not None:
@@ -67,25 +78,60 @@ class Lane:
     def _write(self, batch: Batch) -> None:
         assert self.connection is not None
         assert batch.sealed is not None
-        started = self._now()
+        started = self._loop.time()
 
         def answered(result: WireMessage | KourouError) -> None:
             self._answered(batch, started, result)
 
-        self.connection.request(Code.PRODUCE, answered, header=wire.PRODUCE_REQUEST.pack(0, 1, 0), parts=(batch.sealed,))
+        self.connection.request(Code.PRODUCE, answered, header=_ONE_FRAME, parts=(batch.sealed,))
+
+        if not self.connection.writable:
+            self.blocked = True
+            self.connection.on_writable(self._writable)
+
+    def _writable(self) -> None:
+        self.blocked = False
+        self._pump()
 
     def _answered(self, batch: Batch, started: float, result: WireMessage | KourouError) -> None:
-        if self.unresolved.get(batch.sequence) is not batch:
+        sequence = batch.sequence
+        if self.unresolved.get(sequence) is not batch:
             return  # given up meanwhile
+        now = self._loop.time()
         if isinstance(result, OutcomeUnknown):
-            self._unknown[batch.sequence] = batch
-            self.avoid_until = self._now() + AVOID_S
+            self._faults.failed(self.broker, now)
+            batch.unknown = True
+            self._unknown[sequence] = batch
             self._resolved(self, batch, result)
             return
-        if self._now() - started > SLOW_S:
-            self.avoid_until = self._now() + AVOID_S
+        self._faults.answered(self.broker, now - started, now)
+        outcome = result if isinstance(result, KourouError) else self._parse(batch, result)
+        if isinstance(outcome, KourouError) and self._stays_unknown(batch, outcome):
+            batch.unknown = True
+            batch.refusal = outcome
+            batch.attempts += 1
+            delay_ms = max(outcome.retry_after_ms or 0, min(1_000, 10 << min(batch.attempts, 7)))
+            self._loop.call_later(delay_ms / 1000, self._again, batch)
+            return
+        if batch.unknown and isinstance(outcome, SequenceExpired):
+            outcome = OutcomeUnknown(f"broker {self.broker} has forgotten the attempt whose answer was lost: {outcome}")
         self._settle(batch)
-        self._resolved(self, batch, result if isinstance(result, KourouError) else self._parse(batch, result))
+        self._resolved(self, batch, outcome)
+
+    @staticmethod
+    def _stays_unknown(batch: Batch, refusal: KourouError) -> bool:
+        """A frame that may be stored must not move to another queue for a refusal that comes afterwards: that says
+        nothing about the attempt whose answer was lost. A failed flush is such an attempt itself."""
+        return isinstance(refusal, FlushFailed) or (batch.unknown and refusal.retry)
+
+    def _again(self, batch: Batch) -> None:
+        if self.unresolved.get(batch.sequence) is not batch:
+            return
+        if self.usable:
+            self._write(batch)
+        else:
+            self._unknown[batch.sequence] = batch
+            self._resolved(self, batch, OutcomeUnknown(f"there is no connection to broker {self.broker}"))
 
     def _settle(self, batch: Batch) -> None:
         self.unresolved.pop(batch.sequence, None)
@@ -95,18 +141,23 @@ class Lane:
 
     def _parse(self, batch: Batch, message: WireMessage) -> Outcome:
         body = message.body
-        if len(body) < wire.PRODUCE_RESULT.size:
+        try:
+            code, duplicate, queue_id, offset, _, store_ms = wire.PRODUCE_RESULT.unpack_from(body)
+        except error:
             return InternalError(f"broker {self.broker} sent an answer to PRODUCE that is cut off")
-        code, duplicate, queue_id, offset, _, store_ms = wire.PRODUCE_RESULT.unpack_from(body)
         if code:
-            errors = wire.decode_json(body[wire.PRODUCE_RESULT.size :], what="errors of PRODUCE").get("errors", {})
-            described = errors.get("0", {})
-            return from_code(code, str(described.get("message")), retry_after_ms=described.get("retry_after_ms"))
+            try:
+                errors = wire.decode_json(body[wire.PRODUCE_RESULT.size :], what="errors of PRODUCE").get("errors", {})
+                described = errors.get("0", {})
+                return from_code(code, str(described.get("message")), retry_after_ms=described.get("retry_after_ms"))
+            except (KourouError, AttributeError):
+                return from_code(code, f"broker {self.broker} refused it without saying why")
         return Stored(self.broker, queue_id, offset, store_ms, bool(duplicate), self._producer_id, batch.sequence)
 
     def connected(self, connection: Connection) -> None:
         """Take a new connection, and send again what is unknown, in order."""
         self.connection = connection
+        self.blocked = False
         unknown, self._unknown = self._unknown, {}
         for sequence in sorted(unknown):
             if self.unresolved.get(sequence) is unknown[sequence]:

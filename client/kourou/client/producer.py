@@ -20,11 +20,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from kourou.client import fork
 from kourou.client.cluster import Cluster, is_retryable
-from kourou.client.lane import AVOID_S, Lane
+from kourou.client.lane import Lane
 from kourou.client.logic.batch import Batch, Outcome, QueueName, Stored
+from kourou.client.logic.faults import Faults
+from kourou.client.logic.selector import AVOIDED, GOOD, UNUSABLE, Selector
 from kourou.client.message import Message, Receipt, check_body, check_message_group, encode_properties
 from kourou.client.receipts import Receipts, SendFailed, make_receipt
 from kourou.core.backoff import Backoff
@@ -38,6 +41,7 @@ from kourou.core.errors import (
     NotHere,
     NotSupported,
     OutcomeUnknown,
+    TopicNotFound,
     TopicTypeMismatch,
 )
 from kourou.core.frame import Compression, reseal
@@ -46,6 +50,7 @@ from kourou.core.route import TopicRoute, TopicType
 from kourou.core.siphash import message_group_index
 
 REAP_S = 0.1
+POST_FAILURES_MAX = 1_000
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -74,26 +79,37 @@ class Producer:
         self._compression = parse_compression(compression)
         self._deadline_s = deadline_s
         self._buffer_bytes = buffer_bytes
+        self._closed = False
+        self._selector = Selector(cluster.rng)
         self._loop = asyncio.get_running_loop()
+        self._start()
+        cluster.on_change(self._route_changed)
+        fork.watch(self)
+
+    def _start(self) -> None:
+        """With an identity of its own, and nothing under way."""
         self.id = random.SystemRandom().getrandbits(63) | 1
+        self._faults = Faults(self._cluster.rng)
         self._lanes: dict[str, Lane] = {}
         self._open: dict[tuple[str, QueueName | None], Batch] = {}
         self._lingering: dict[Batch, asyncio.TimerHandle] = {}
         self._waiting: deque[Batch] = deque()  # closed, for any queue
         self._ordered: dict[tuple[str, QueueName], deque[Batch]] = {}  # closed, by their queue
-        self._turns: dict[str, int] = {}  # round robin, by topic
+        self._live: dict[int, Batch] = {}  # batches that are not finished, by number, rising
+        self._number = 0
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()  # (last batch they wait for, …), rising
         self._buffered = 0  # bytes in all batches
-        self._outstanding = 0  # batches that are not finished
         self._last_count = 1  # records of the last closed batch
         self._flush_scheduled = False
         self._room: deque[asyncio.Future[None]] = deque()
-        self._idle: asyncio.Event = asyncio.Event()
-        self._idle.set()
         self._post_failures: list[tuple[int, KourouError]] = []
         self._posted_topic = ""
         self._reaper: asyncio.TimerHandle | None = None
-        self._closed = False
-        cluster.on_change(self._pump)
+
+    def forked(self) -> None:
+        """In the child the messages under way are the parent's; their senders are not here either."""
+        fork.bury(self._loop, self._lanes, self._lingering, self._flushes, self._room, self._reaper)
+        self._start()
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,7 +137,7 @@ class Producer:
         Raises ClientFault or TryLater when it was refused, DeadlineExceeded when it was never sent, OutcomeUnknown when
         it was sent but the answer never came.
         """
-        route = self._cluster.routes.get(topic) or await self._cluster.route(topic)
+        route = self._cluster.routes.get(topic) or await self._route(topic)
         if self._buffered >= self._buffer_bytes:
             await self._wait_for_room()
         future: asyncio.Future[Receipt] = self._loop.create_future()
@@ -155,7 +171,7 @@ class Producer:
         """Send one message without waiting for the outcome, only for room in the buffer; ``flush`` tells how it went."""
         route = self._cluster.routes.get(topic)
         if route is None:
-            route = await self._cluster.route(topic)
+            route = await self._route(topic)
         if self._buffered >= self._buffer_bytes:
             await self._wait_for_room()
         if key is None and tag is None and not keys and not properties and message_group is None:
@@ -164,10 +180,22 @@ class Producer:
             message = Message(body, key, tag, keys, properties or {}, message_group)  # type: ignore[arg-type]
             self._add(route, check_body(body), message, None)
 
+    def try_post(self, topic: str, body: bytes | str, fields: Mapping[str, Any]) -> bool:
+        """``post`` where it need not wait; False when it would have to."""
+        route = self._cluster.routes.get(topic)
+        if route is None or self._buffered >= self._buffer_bytes:
+            return False
+        message = Message(b"", **fields) if fields else None
+        self._add(route, check_body(body), message, None)
+        return True
+
     async def flush(self) -> None:
-        """Wait until everything given to ``post`` has an outcome. Raises SendFailed if any of it was not stored."""
+        """Wait until everything given to ``post`` so far has an outcome. Raises SendFailed if any of it was not stored."""
         self._close_open()
-        await self._idle.wait()
+        if self._live:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flushes.append((self._number, future))
+            await future
         if self._post_failures:
             failures, self._post_failures = self._post_failures, []
             raise SendFailed(self._posted_topic, failures)
@@ -177,7 +205,7 @@ class Producer:
 
         Nothing is sent when one of the messages is not legal. Raises SendFailed if any was not stored.
         """
-        route = self._cluster.routes.get(topic) or await self._cluster.route(topic)
+        route = self._cluster.routes.get(topic) or await self._route(topic)
         given = messages if isinstance(messages, list) else list(messages)
         many = _Many(topic, self._loop.create_future())
         if set(map(type, given)) <= {bytes}:
@@ -188,6 +216,8 @@ class Producer:
 
     async def _send_bodies(self, route: TopicRoute, bodies: list[bytes], many: _Many) -> None:
         self._check_route(route, None)
+        if self._closed:
+            raise NotConnected("the producer is closed")
         if not bodies:
             return
         sizes = list(map(len, bodies))
@@ -219,6 +249,11 @@ class Producer:
             self._add(route, body, message, many.expect_one(number))
         self._close_open()
 
+    async def _route(self, topic: str) -> TopicRoute:
+        """A topic that is met for the first time; after a fork that is each, on the loop of the new process."""
+        self._loop = asyncio.get_running_loop()
+        return await self._cluster.route(topic)
+
     # ---- batches
 
     @staticmethod
@@ -244,7 +279,7 @@ class Producer:
             self._check_route(route, group)
             assert group is not None
             check_message_group(group)
-            queues = route.queues
+            queues = self._selector.declared(route)
             pinned = queues[message_group_index(group, len(queues))]
         if len(body) > BODY_BYTES_MAX:
             raise BodyTooLarge(f"the body has {len(body)} bytes; the limit is {BODY_BYTES_MAX}")
@@ -272,18 +307,19 @@ class Producer:
         if batch.size >= self._batch_bytes or number + 1 >= RECORDS_PER_FRAME_MAX:
             self._close(place)
             self._pump()
-        elif self._outstanding == len(self._open):  # nothing closed is under way
+        elif len(self._live) == len(self._open):  # nothing closed is under way
             self._flush_soon()
         elif fresh:
             self._start_linger(place, batch)
 
     def _new_batch(self, topic: str, pinned: QueueName | None, done: Callable[[Batch, Outcome], None] | None) -> Batch:
-        self._outstanding += 1
-        self._idle.clear()
         if self._reaper is None:
             self._reaper = self._loop.call_later(REAP_S, self._reap)
         deadline = self._loop.time() + self._deadline_s
-        return Batch(topic, pinned=pinned, deadline=deadline, born_ms=time.time_ns() // 1_000_000, done=done)
+        batch = Batch(topic, pinned=pinned, deadline=deadline, born_ms=time.time_ns() // 1_000_000, done=done)
+        self._number = batch.number = self._number + 1
+        self._live[batch.number] = batch
+        return batch
 
     def _start_linger(self, place: tuple[str, QueueName | None], batch: Batch) -> None:
         self._lingering[batch] = self._loop.call_later(self._linger_s, self._lingered, place, batch)
@@ -332,6 +368,10 @@ class Producer:
         waiting = self._waiting
         while waiting:
             batch = waiting[0]
+            if batch.topic not in self._cluster.routes:
+                waiting.popleft()
+                self._gone(batch)
+                continue
             found = self._choose(batch.topic)
             if found is None:
                 return
@@ -341,6 +381,8 @@ class Producer:
     def _pump_ordered(self) -> None:
         for place in list(self._ordered):
             batches = self._ordered[place]
+            while batches and place[0] not in self._cluster.routes:
+                self._gone(batches.popleft())
             lane = self._lane(place[1][0])
             while batches and (place[0], place[1][1]) not in lane.busy and lane.has_slot:
                 if not lane.usable:
@@ -350,34 +392,23 @@ class Producer:
             if not batches:
                 del self._ordered[place]
 
+    def _gone(self, batch: Batch) -> None:
+        self._selector.forget(batch.topic)
+        self._finish(batch, TopicNotFound(f"topic {batch.topic!r} has been deleted"))
+
     def _choose(self, topic: str) -> tuple[Lane, QueueName] | None:
         """The next queue in turn whose broker can take a frame now; one to be avoided only when there is no other."""
-        route = self._cluster.routes.get(topic)
-        if route is None:
-            self._cluster.spawn(self._cluster.forget(topic))
-            return None
-        queues = route.queues
-        count = len(queues)
-        turn = self._turns.get(topic, 0)
-        if turn == 0 and topic not in self._turns:
-            turn = self._cluster.rng.randrange(count)
-        fallback: tuple[Lane, QueueName, int] | None = None
-        now = self._loop.time()
-        for step in range(count):
-            queue = queues[(turn + step) % count]
-            lane = self._lane(queue[0])
-            if not lane.usable:
-                self._connect(lane)
-            elif lane.has_slot:
-                if lane.avoid_until > now:
-                    fallback = fallback or (lane, queue, step)
-                    continue
-                self._turns[topic] = (turn + step + 1) % count
-                return lane, queue
-        if fallback is None:
-            return None
-        self._turns[topic] = (turn + fallback[2] + 1) % count
-        return fallback[0], fallback[1]
+        queue = self._selector.choose(self._cluster.routes[topic], self._rank)
+        return (self._lanes[queue[0]], queue) if queue is not None else None
+
+    def _rank(self, broker: str) -> int:
+        lane = self._lanes.get(broker) or self._lane(broker)
+        if not lane.usable:
+            self._connect(lane)
+            return UNUSABLE
+        if not lane.has_slot:
+            return UNUSABLE
+        return AVOIDED if self._faults.avoided(broker, self._loop.time()) else GOOD
 
     def _dispatch(self, batch: Batch, lane: Lane, queue: QueueName) -> None:
         batch.sequence = lane.next_sequence()
@@ -399,7 +430,9 @@ class Producer:
     def _lane(self, broker: str) -> Lane:
         lane = self._lanes.get(broker)
         if lane is None:
-            lane = Lane(broker, producer_id=self.id, now=self._loop.time, resolved=self._resolved)
+            lane = Lane(
+                broker, producer_id=self.id, loop=self._loop, faults=self._faults, resolved=self._resolved, pump=self._pump
+            )
             self._lanes[broker] = lane
             lane.connection = self._cluster.connected(broker)
         return lane
@@ -413,11 +446,11 @@ class Producer:
         """Try until it works or nobody needs it any more."""
         backoff = Backoff(self._cluster.rng)
         try:
-            while self._outstanding and not self._closed:
+            while self._live and not self._closed:
                 try:
                     connection = await self._cluster.broker(lane.broker)
                 except KourouError as failure:
-                    lane.avoid_until = self._loop.time() + AVOID_S
+                    self._faults.failed(lane.broker, self._loop.time())
                     self._note_refusal(lane, failure)
                     await asyncio.sleep(backoff.next_ms() / 1000)
                     continue
@@ -425,6 +458,15 @@ class Producer:
                 break
         finally:
             lane.connecting = False
+        self._pump()
+
+    def _route_changed(self) -> None:
+        for lane in self._lanes.values():
+            master = self._cluster.masters.get(lane.broker)
+            if lane.connection is not None and master is not None and lane.connection.endpoint != master:
+                lane.connection = None  # another process is the master now
+                if lane.unresolved:
+                    self._connect(lane)
         self._pump()
 
     def _note_refusal(self, lane: Lane, failure: KourouError) -> None:
@@ -446,7 +488,7 @@ class Producer:
             self._retry(batch, outcome)
         else:
             self._finish(batch, outcome)
-        if self._open and self._outstanding == len(self._open):
+        if self._open and len(self._live) == len(self._open):
             self._flush_now()
         elif self._waiting or self._ordered:
             self._pump()
@@ -473,29 +515,45 @@ class Producer:
         self._pump()
 
     def _finish(self, batch: Batch, outcome: Outcome) -> None:
-        self._outstanding -= 1
+        live = self._live
+        del live[batch.number]
         self._buffered -= batch.size
-        posted = len(batch.records) - len(batch.waiters)
-        if isinstance(outcome, KourouError) and batch.done is None and posted:
-            self._post_failures.append((posted, outcome))
+        if isinstance(outcome, KourouError) and batch.done is None:
+            self._note_failure(len(batch.records) - len(batch.waiters), outcome)
         batch.finish(outcome)
+        if self._room:
+            self._let_in()
+        while self._flushes and (not live or next(iter(live)) > self._flushes[0][0]):
+            _, future = self._flushes.popleft()
+            if not future.done():
+                future.set_result(None)
+
+    def _note_failure(self, posted: int, failure: KourouError) -> None:
+        """For ``flush``. Where nobody calls it, the count goes on and the reasons stop."""
+        failures = self._post_failures
+        if len(failures) >= POST_FAILURES_MAX:
+            failures[-1] = (failures[-1][0] + posted, failures[-1][1])
+        elif posted:
+            failures.append((posted, failure))
+
+    def _let_in(self) -> None:
+        """Wake one that waits for room; it wakes the next while there is more."""
         while self._room and self._buffered < self._buffer_bytes:
             future = self._room.popleft()
             if not future.done():
                 future.set_result(None)
-                break
-        if self._outstanding == 0:
-            self._idle.set()
+                return
 
     async def _wait_for_room(self) -> None:
         """Back-pressure: the buffer is full."""
         self._close_open()
-        while self._buffered >= self._buffer_bytes:
-            future: asyncio.Future[None] = self._loop.create_future()
-            self._room.append(future)
-            await future
-        if self._room and self._buffered < self._buffer_bytes:
-            self._room.popleft().set_result(None)
+        try:
+            while self._buffered >= self._buffer_bytes:
+                future: asyncio.Future[None] = self._loop.create_future()
+                self._room.append(future)
+                await future
+        finally:
+            self._let_in()  # also where this one was cancelled after it had been woken
 
     def _reap(self) -> None:
         """Give up on what has passed its deadline."""
@@ -514,7 +572,7 @@ class Producer:
                 reason = batch.refusal or NotConnected("no broker could take it")
                 self._finish(batch, DeadlineExceeded(f"not sent before the deadline: {reason}"))
         self._ordered = {place: batches for place, batches in self._ordered.items() if batches}
-        if self._outstanding:
+        if self._live:
             self._reaper = self._loop.call_later(REAP_S, self._reap)
         self._pump()
 
@@ -526,7 +584,7 @@ class Producer:
             await self.flush()
         finally:
             self._closed = True
-            self._cluster.off_change(self._pump)
+            self._cluster.off_change(self._route_changed)
             if self._reaper is not None:
                 self._reaper.cancel()
 

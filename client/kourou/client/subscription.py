@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kourou.client.cluster import Cluster, is_retryable
 from kourou.core import wire
 from kourou.core.backoff import Backoff
-from kourou.core.errors import KourouError, NotConnected, from_code
+from kourou.core.errors import KourouError, NotConnected, OutcomeUnknown, from_code
 from kourou.core.wire import Code, WireMessage
 from kourou.transport.connection import Connection
 
@@ -19,9 +19,20 @@ Generation = tuple[int, int]
 
 
 class Position:
-    """Where the consumer is in a queue that is assigned to it."""
+    """Where the consumer is in a queue that is assigned to it. One object a session: a seek makes a new one."""
 
-    __slots__ = ("committed", "done", "generation", "gone", "next", "queue", "releasing", "session", "subscription")
+    __slots__ = (
+        "committed",
+        "done",
+        "generation",
+        "gone",
+        "handed",
+        "next",
+        "queue",
+        "releasing",
+        "session",
+        "subscription",
+    )
 
     def __init__(self, subscription: Subscription, queue: int, generation: Generation, session: int, offset: int) -> None:
         self.subscription = subscription
@@ -30,12 +41,24 @@ class Position:
         self.session = session
         self.next = offset  # next offset to be delivered
         self.done = offset  # next offset to commit
+        self.handed = offset  # behind the last message that a loop has handed out
         self.committed = offset
         self.gone = False
-        self.releasing: WireMessage | None = None  # the broker's request to let go, not answered yet
+        self.releasing: Release | None = None  # the broker's request to let go, not answered yet
 
     def finished(self, next_offset: int) -> None:
         self.done = max(self.done, next_offset)
+
+
+class Release:
+    """A broker's request to let go of queues: answered when all of them are let go."""
+
+    __slots__ = ("begun", "message", "waiting")
+
+    def __init__(self, message: WireMessage) -> None:
+        self.message = message
+        self.waiting: set[int] = set()  # queues
+        self.begun: set[int] = set()  # those whose last commit is under way
 
 
 class Subscription:
@@ -48,6 +71,7 @@ class Subscription:
         self._number = 0
         self._taken = 0  # bytes taken since credit was last granted
         self._keeper: asyncio.Task[Any] | None = None
+        self._ended = asyncio.Event()  # there is no subscription at present
         self._closed = False
 
     # ---- coming and going
@@ -64,10 +88,13 @@ class Subscription:
         finally:
             router.unexpect(pending)
         self._number = int(answer["subscription"])
+        if connection.closed:
+            raise NotConnected(f"the connection to broker {self.broker} ended: {connection.reason}")
         self._connection = connection
         self._taken = 0
-        router.add(self._number, self)
+        self._ended.clear()
         connection.on_close(self._lost)
+        router.add(self._number, self)
 
     def keep(self) -> None:
         """Subscribe again whenever the connection has ended."""
@@ -88,17 +115,13 @@ class Subscription:
                     await asyncio.sleep(backoff.next_ms() / 1000)
                     continue
                 backoff.reset()
-            connection = self._connection
-            if connection is None:
-                continue
-            ended = asyncio.Event()
-            connection.on_close(lambda gone, ended=ended: ended.set())  # type: ignore[misc]
-            await ended.wait()
+            await self._ended.wait()
 
     def _lost(self, connection: Connection) -> None:
         if self._connection is connection:
             self._connection = None
             self._drop_all()
+            self._ended.set()
 
     def _drop_all(self) -> None:
         for position in list(self.positions.values()):
@@ -106,7 +129,6 @@ class Subscription:
 
     def _drop(self, position: Position) -> None:
         position.gone = True
-        position.releasing = None
         if self.positions.get(position.queue) is position:
             del self.positions[position.queue]
         self._consumer.dropped(position)
@@ -141,13 +163,14 @@ class Subscription:
         error = value.get("error")
         if error is not None:
             self._consumer.failed(from_code(error["code"], error["message"]))
-        if not value["queues"]:  # the whole subscription was ended by the broker
-            self._number = 0
+        if not value["queues"]:  # the whole subscription was ended by the broker; the keeper subscribes anew
+            if self._connection is not None:
+                Router.of(self._connection).remove(self._number)
+            self._number, self._connection = 0, None
             self._drop_all()
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()  # so that the keeper starts anew
+            self._ended.set()
             return
+        release = Release(message)
         for entry in value["queues"]:
             position = self.positions.get(entry["queue"])
             if position is None or position.generation != (entry["epoch"], entry["n"]):
@@ -155,21 +178,24 @@ class Subscription:
             if message.is_one_way:
                 self._drop(position)
                 continue
-            position.releasing = message
+            position.releasing = release
+            release.waiting.add(position.queue)
             self._consumer.dropped(position)
-            if not self._consumer.is_working_on(position):
+        if not message.is_one_way:
+            idle = [p for p in self.positions.values() if p.releasing is release and not self._consumer.is_working_on(p)]
+            if not release.waiting and self._connection is not None:
+                self._connection.answer_json(message, {})
+            for position in idle:
                 self.release(position)
-            return
-        if not message.is_one_way and self._connection is not None:
-            self._connection.answer_json(message, {})
 
     def release(self, position: Position) -> None:
         """Commit what is finished of a queue that was asked back, and let go of it."""
-        message, position.releasing = position.releasing, None
-        if message is not None:
-            self._cluster.spawn(self._release(position, message))
+        release = position.releasing
+        if release is not None and not position.gone and position.queue not in release.begun:
+            release.begun.add(position.queue)
+            self._cluster.spawn(self._release(position, release))
 
-    async def _release(self, position: Position, message: WireMessage) -> None:
+    async def _release(self, position: Position, release: Release) -> None:
         connection = self._connection
         try:
             if self._consumer.options.auto_commit:
@@ -177,8 +203,9 @@ class Subscription:
         except KourouError:
             pass  # then the next owner starts from the last commit
         self._drop(position)
-        if connection is not None:
-            connection.answer_json(message, {})
+        release.waiting.discard(position.queue)
+        if connection is not None and not release.waiting:
+            connection.answer_json(release.message, {})
 
     def delivered(self, message: WireMessage) -> None:
         _, queue, epoch, number, session, next_offset = wire.DELIVER_HEAD.unpack(message.header)
@@ -186,6 +213,7 @@ class Subscription:
         size = len(message.body)
         if (
             position is None
+            or position.gone
             or position.session != session
             or position.generation != (epoch, number)
             or position.releasing is not None
@@ -227,8 +255,6 @@ class Subscription:
 
     async def seek(self, position: Position, to: object) -> None:
         connection = self._need()
-        self._consumer.dropped(position)
-        position.session = -1  # what is under way is of the old session
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def answered(result: WireMessage | KourouError) -> None:
@@ -238,15 +264,20 @@ class Subscription:
                     future.set_exception(result)
                 return
             answer = wire.decode_json(result.body, what="answer to SEEK")
-            position.session = answer["session"]
-            position.next = position.done = position.committed = answer["offset"]
+            if self.positions.get(position.queue) is position and position.releasing is None:
+                self._drop(position)
+                fresh = Position(self, position.queue, position.generation, answer["session"], answer["offset"])
+                self.positions[fresh.queue] = fresh
             if not future.done():
                 future.set_result(None)
 
         request = {"subscription": self._number, "queue": position.queue, "to": to}
         connection.request(Code.SEEK, answered, parts=(wire.encode_json(request),))
-        async with asyncio.timeout(self._cluster.timeout_s):
-            await future
+        try:
+            async with asyncio.timeout(self._cluster.timeout_s):
+                await future
+        except TimeoutError:
+            raise OutcomeUnknown(f"broker {self.broker} did not answer SEEK within {self._cluster.timeout_s:g} s") from None
 
     async def pause(self, queues: list[int] | None, paused: bool) -> None:
         connection = self._need()

@@ -19,6 +19,7 @@ Pushed = Callable[[WireMessage], None]
 
 CONNECT_TIMEOUT_S = 5.0
 PING_EVERY_S = 3.0
+WRITE_HIGH_BYTES = 1024 * 1024  # asyncio moves what is unsent to the front at each write: little should wait there
 _ANSWER, _ONE_WAY, _ERROR = int(Flag.ANSWER), int(Flag.ONE_WAY), int(Flag.ERROR)
 
 
@@ -40,6 +41,7 @@ class Connection(asyncio.BufferedProtocol):
         self._on_close: list[Callable[[Connection], None]] = []
         self._writable = asyncio.Event()
         self._writable.set()
+        self._on_writable: list[Callable[[], None]] = []
         self._heard_at = self._sent_at = self._loop.time()
         self._pinger: asyncio.TimerHandle | None = None
         self._pid = os.getpid()
@@ -112,6 +114,10 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._on_close.append(callback)
 
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        """Call back once, when the socket takes more."""
+        self._on_writable.append(callback)
+
     def close(self) -> None:
         if self._transport is not None and self._pid == os.getpid():
             self._transport.close()
@@ -144,17 +150,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=4 * 1024 * 1024)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
-            messages = self._reader.received(nbytes)
+            self._take(self._reader.received(nbytes))
         except KourouError as failure:
             self.abort(f"what it sent can't be read: {failure}")
-            return
+
+    def _take(self, messages: list[WireMessage]) -> None:
         self._heard_at = self._loop.time()
         waiting = self._waiting
         for message in messages:
@@ -177,6 +184,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+        callbacks, self._on_writable = self._on_writable, []
+        for callback in callbacks:
+            callback()
 
     def eof_received(self) -> bool:
         return False

@@ -8,9 +8,14 @@ of it ages:
     10 s of silence  -> the address is withdrawn too
     stream closed    -> both at once
 
-Queues stay listed when their broker is away (ordered topics hash over the declared list), with no master. Of two masters
-of a group the higher epoch is shown; a lower epoch never replaces a higher one. Topic definitions come from the brokers;
-where two differ, the later creation wins, and of the same creation the one with more queues.
+Queues stay listed when their broker is away (ordered topics hash over the declared list), with no master.
+
+Of a group's claims to be master only the highest epoch is believed, and it is remembered while its broker is away: a
+former master that comes back first is not shown. It is let go of when the broker that made it says something else (it
+came back as a slave, or with an empty disk), or when it is forgotten. Brokers are forgotten after an hour of absence.
+
+Topic definitions come from the brokers; where two differ, the later creation wins, and of the same creation the one with
+more queues. Differences other than the time of creation (each broker has its own clock) are reported by ``conflicts``.
 """
 
 from __future__ import annotations
@@ -19,11 +24,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kourou.core.advertise import resolve
+from kourou.core.errors import Fenced, LimitExceeded
 from kourou.core.route import BrokerRoute, Endpoint, Placement, TopicRoute, TopicType
 
 CLAIM_MS = 3_000
 ADDRESS_MS = 10_000
 FORGET_MS = 3_600_000
+BROKERS_MAX = 4_096  # remembered at a time
 
 BrokerKey = tuple[str, int]  # group name, broker id
 
@@ -77,25 +84,43 @@ class RouteTable:
         self.auto_create = auto_create
         self.version = 1
         self._brokers: dict[BrokerKey, _Known] = {}
+        self._groups: dict[str, dict[int, _Known]] = {}  # the same by group, so that a route costs what its groups do
+        self._streams: dict[int, _Known] = {}
         self._definitions: dict[str, TopicDefinition] = {}
+        self._holders: dict[str, dict[BrokerKey, TopicDefinition]] = {}  # by topic: who says what
+        self._placed: dict[str, set[str]] = {}  # by group: topics of ``_definitions`` that have queues there
+        self._conflicts: set[str] = set()
         self._changed: set[str] = set()
         self._brokers_changed = False
 
     # ---- facts
 
     def registered(self, report: BrokerReport, *, source: str | None, stream: int, now_ms: int) -> None:
-        """A broker's full report, at the start of a stream and after every change. A newer stream replaces an older."""
+        """A broker's full report, at the start of a stream and after every change. A newer stream replaces an older.
+
+        Raises Fenced when the same broker is here with a higher epoch (two processes claim one identity), LimitExceeded
+        when there are too many brokers. Both change nothing.
+        """
         key = (report.broker, report.broker_id)
         old = self._brokers.get(key)
         if old is not None and old.stream > stream and old.present:
             return
+        if old is not None and old.stream != stream and old.present and old.report.epoch > report.epoch:
+            raise Fenced(
+                f"broker {report.broker} {report.broker_id} is registered with epoch {old.report.epoch}; "
+                f"this one has epoch {report.epoch}"
+            )
+        if old is None and len(self._brokers) >= BROKERS_MAX:
+            raise LimitExceeded(f"{len(self._brokers)} brokers are known; the limit is {BROKERS_MAX}")
         known = _Known(report, source, stream, now_ms, topics={topic.name: topic for topic in report.topics})
+        if old is not None and self._streams.get(old.stream) is old:
+            del self._streams[old.stream]
+        self._streams[stream] = known
         self._brokers[key] = known
-        before = old.topics if old is not None else {}
-        changed = {name for name in before.keys() | known.topics.keys() if before.get(name) != known.topics.get(name)}
-        if old is None or not (old.present and old.claims) or _identity(old.report) != _identity(report):
+        self._groups.setdefault(report.broker, {})[report.broker_id] = known
+        if old is None or not (old.present and old.claims) or _identity(old) != _identity(known):
             self._touch_broker(report.broker)
-        self._redefine(changed)
+        self._hold(key, old.topics if old is not None else {}, known.topics)
 
     def heard(self, broker: str, broker_id: int, *, stream: int, now_ms: int) -> None:
         known = self._brokers.get((broker, broker_id))
@@ -108,10 +133,13 @@ class RouteTable:
 
     def closed(self, stream: int, *, now_ms: int) -> None:
         """The stream of a broker has ended."""
-        for known in self._brokers.values():
-            if known.stream == stream and (known.present or known.claims):
-                known.present = known.claims = False
-                self._touch_broker(known.report.broker)
+        known = self._streams.pop(stream, None)
+        if known is None:
+            return
+        known.heard_ms = max(known.heard_ms, now_ms)  # an hour from now it is forgotten
+        if known.present or known.claims:
+            known.present = known.claims = False
+            self._touch_broker(known.report.broker)
 
     def tick(self, now_ms: int) -> None:
         for key, known in list(self._brokers.items()):
@@ -123,8 +151,17 @@ class RouteTable:
                 known.present = False
                 self._touch_broker(known.report.broker)
             if silent_ms >= FORGET_MS:
-                del self._brokers[key]
-                self._redefine(set(known.topics))
+                self._forget(key, known)
+
+    def _forget(self, key: BrokerKey, known: _Known) -> None:
+        broker, broker_id = key
+        del self._brokers[key]
+        self._streams.pop(known.stream, None)
+        del self._groups[broker][broker_id]
+        if not self._groups[broker]:
+            del self._groups[broker]
+        self._touch_broker(broker)  # a master of a lower epoch may be believed now
+        self._hold(key, known.topics, {})
 
     # ---- answers
 
@@ -142,9 +179,9 @@ class RouteTable:
         for place in sorted(definition.placement, key=lambda p: p.broker):
             master = self._master(place.broker)
             replicas = tuple(
-                (known.report.broker_id, self._address(known, dialled))
-                for (name, _), known in sorted(self._brokers.items())
-                if name == place.broker and known.present and known is not master
+                (broker_id, self._address(known, dialled))
+                for broker_id, known in sorted(self._groups.get(place.broker, {}).items())
+                if known.present and known is not master
             )
             brokers.append(
                 BrokerRoute(
@@ -156,6 +193,12 @@ class RouteTable:
                 )
             )
         return TopicRoute(topic, definition.type, self.version, tuple(brokers))
+
+    @property
+    def conflicts(self) -> frozenset[str]:
+        """Topics that brokers define differently, by type or placement. Brief ones are normal while a topic is defined
+        broker by broker; a lasting one is for an administrator."""
+        return frozenset(self._conflicts)
 
     def topics(self) -> list[TopicDefinition]:
         return sorted(self._definitions.values(), key=lambda topic: topic.name)
@@ -173,12 +216,11 @@ class RouteTable:
     # ---- rules
 
     def _master(self, broker: str) -> _Known | None:
-        claimants = [
-            known
-            for (name, _), known in self._brokers.items()
-            if name == broker and known.report.master and known.claims and known.present
-        ]
-        return max(claimants, key=lambda known: known.report.epoch, default=None)
+        """Who may be written to: the claim of the highest epoch, if its broker is here. Of one epoch there is one master;
+        should two claim it all the same, the lower id is shown by every nameserver."""
+        claims = [known for known in self._groups.get(broker, {}).values() if known.report.master]
+        best = max(claims, key=lambda known: (known.report.epoch, -known.report.broker_id), default=None)
+        return best if best is not None and best.claims and best.present else None
 
     @staticmethod
     def _address(known: _Known, dialled: str) -> Endpoint:
@@ -187,25 +229,50 @@ class RouteTable:
     def _touch_broker(self, broker: str) -> None:
         self.version += 1
         self._brokers_changed = True
-        for definition in self._definitions.values():
-            if any(place.broker == broker for place in definition.placement):
-                self._changed.add(definition.name)
+        self._changed |= self._placed.get(broker, set())
 
-    def _redefine(self, names: Iterable[str]) -> None:
-        for name in names:
-            found = [known.topics[name] for known in self._brokers.values() if name in known.topics]
-            best = max(found, key=_rank, default=None)
-            if best != self._definitions.get(name):
-                self.version += 1
-                self._changed.add(name)
-                if best is None:
-                    del self._definitions[name]
-                else:
-                    self._definitions[name] = best
+    def _hold(self, key: BrokerKey, before: dict[str, TopicDefinition], after: dict[str, TopicDefinition]) -> None:
+        """One broker's definitions have become others."""
+        for name in before.keys() | after.keys():
+            definition = after.get(name)
+            if before.get(name) == definition:
+                continue
+            holders = self._holders.setdefault(name, {})
+            if definition is None:
+                holders.pop(key, None)
+            else:
+                holders[key] = definition
+            if not holders:
+                del self._holders[name]
+            self._redefine(name, holders.values())
+
+    def _redefine(self, name: str, found: Iterable[TopicDefinition]) -> None:
+        best = max(found, key=_rank, default=None)
+        if any((other.type, other.placement) != (best.type, best.placement) for other in found if best is not None):
+            self._conflicts.add(name)
+        else:
+            self._conflicts.discard(name)
+        old = self._definitions.get(name)
+        if best == old:
+            return
+        self.version += 1
+        self._changed.add(name)
+        for place in old.placement if old is not None else ():
+            self._placed[place.broker].discard(name)
+            if not self._placed[place.broker]:
+                del self._placed[place.broker]
+        if best is None:
+            del self._definitions[name]
+            return
+        self._definitions[name] = best
+        for place in best.placement:
+            self._placed.setdefault(place.broker, set()).add(name)
 
 
-def _identity(report: BrokerReport) -> tuple[object, ...]:
-    return (report.epoch, report.master, report.advertised, report.port)
+def _identity(known: _Known) -> tuple[object, ...]:
+    """What routes are made of: when it differs, watchers are told."""
+    report = known.report
+    return (report.epoch, report.master, report.advertised, report.port, report.version, known.source)
 
 
 def _rank(topic: TopicDefinition) -> tuple[int, int, str, tuple[tuple[str, int], ...]]:

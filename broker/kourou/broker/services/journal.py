@@ -26,7 +26,7 @@ from kourou.core.wire import encode_json
 
 TURN_BYTES_MAX = 1024 * 1024  # appended in one go; more waits for the next turn, so that the loop is not held
 METADATA_BYTES_MAX = 1024 * 1024  # of one metadata frame
-INLINE_SYNC_MS_MAX = 1.0  # a lone waiter's fdatasync runs on the loop while the disk answers within this
+INLINE_SYNC_MS_MAX = 2.0  # a lone waiter's fdatasync runs on the loop while the disk mostly answers within this
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Journal:
         self._appended: deque[Arrived] = deque()  # not confirmed yet, in log order
         self._listeners: list[Callable[[list[Arrived]], None]] = []
         self._syncing = False
-        self._sync_ms = 0.0  # how long fdatasync took lately
+        self._sync_times_ms: deque[float] = deque([0.0], maxlen=9)  # how long fdatasync took lately
         self._failed: KourouError | None = None
         self.confirmed = store.end_offset  # C: consumers see only frames below it
         self.closing = False
@@ -120,14 +120,15 @@ class Journal:
         self._listeners.append(listener)
 
     async def sync_now(self) -> None:
-        """Make everything appended so far durable."""
-        if self._store.synced_offset < self._store.end_offset and self._failed is None:
-            target = self._store.end_offset
-            while self._store.synced_offset < target and self._failed is None:
-                if self._syncing:
-                    await asyncio.sleep(0.001)
-                else:
-                    await self._sync_in_thread()
+        """Make everything appended so far durable. Raises FlushFailed when the disk can't."""
+        target = self._store.end_offset
+        while self._store.synced_offset < target:
+            if self._failed is not None:
+                raise self._failed
+            if self._syncing:
+                await asyncio.sleep(0.001)
+            else:
+                await self._sync_in_thread()
 
     async def flush_periodically(self) -> None:
         """One beat of ``flush = async``: called every 200 ms by the owner of the loop's periodic tasks."""
@@ -275,7 +276,8 @@ class Journal:
     def _start_sync(self) -> None:
         if self._failed is not None:
             return
-        if len(self._waiting) == 1 and self._sync_ms < INLINE_SYNC_MS_MAX:
+        lately_ms = sorted(self._sync_times_ms)[len(self._sync_times_ms) // 2]
+        if len(self._waiting) == 1 and lately_ms < INLINE_SYNC_MS_MAX:
             started = self._loop.time()
             try:
                 self._store.note_synced(self._store.sync())
@@ -309,7 +311,7 @@ class Journal:
         self._confirm()
 
     def _measure(self, started: float) -> None:
-        self._sync_ms = 0.8 * self._sync_ms + 0.2 * (self._loop.time() - started) * 1000
+        self._sync_times_ms.append((self._loop.time() - started) * 1000)
 
     def _note_failure(self, failure: KourouError) -> None:
         if isinstance(failure, FlushFailed) and self._failed is None:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import partial
 from typing import Any, Protocol
 
 from kourou.broker.services.journal import Journal
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store import snapshot
 from kourou.broker.store.recovery import INDEX_PART
+from kourou.broker.store.retention import Retention
 from kourou.broker.store.store import Store
 from kourou.core.clock import Clock
 from kourou.core.errors import DiskFull, KourouError
-
-SEGMENTS_PER_ROUND = 4  # dropped by retention in one go
 
 
 class Log(Protocol):
@@ -50,9 +48,7 @@ class Upkeep:
         self._clock = clock
         self._log = log
         self._snapshot_bytes = snapshot_bytes
-        self._retention_ms = retention_ms
-        self._retention_bytes = retention_bytes
-        self._last_store_ms: dict[int, int] = {}  # of sealed segments, by base
+        self._retention = Retention(retention_ms=retention_ms, retention_bytes=retention_bytes)
         self._oldest_snapshot = min(snapshot.offsets(store.files), default=0)
         self.snapshots = 0
         self.segments_sealed = 0
@@ -64,7 +60,11 @@ class Upkeep:
     async def seal(self) -> None:
         """Write the index files of full segments."""
         while (job := self._store.take_seal_job()) is not None:
-            await self._thread(job.run)
+            try:
+                await self._thread(job.run)
+            except DiskFull as failure:
+                self._log.warning("segment_not_sealed", base=job.base, reason=str(failure))
+                return  # its index stays in memory; the next round tries again
             self._store.finish_seal(job)
             self.segments_sealed += 1
             self._log.info("segment_sealed", base=job.base)
@@ -99,22 +99,17 @@ class Upkeep:
 
     async def retain(self) -> None:
         """Delete sealed segments that are older, or more, than they may be; never above the older snapshot."""
-        store = self._store
-        now_ms = self._clock.wall_ms()
-        excess = store.end_offset - store.min_offset - self._retention_bytes if self._retention_bytes else 0
-        for base in store.droppable(floor=self._oldest_snapshot)[:SEGMENTS_PER_ROUND]:
-            last_ms = self._last_store_ms.get(base)
-            if last_ms is None:
-                last_ms = await self._thread(partial(store.last_store_ms, base)) or now_ms
-                self._last_store_ms[base] = last_ms
-            size = store.log.segment_end(base) - base
-            if last_ms + self._retention_ms > now_ms and excess < size:
-                return
-            store.drop_segment(base)
-            excess -= size
-            self._last_store_ms.pop(base, None)
+        due = self._retention.due(
+            self._store,
+            floor=self._oldest_snapshot,
+            wall_ms=self._clock.wall_ms(),
+            monotonic_ms=self._clock.monotonic_ms(),
+        )
+        for expired in due:
+            self._store.drop_segment(expired.base)
             self.segments_deleted += 1
-            self._log.info("segment_deleted", base=base, last_store_ms=last_ms)
+            self._log.info("segment_deleted", base=expired.base, last_store_ms=expired.last_ms, reason=expired.reason)
+            await asyncio.sleep(0)
 
     async def watch_disk(self) -> None:
         """Notice that the disk has become full, or has room again."""

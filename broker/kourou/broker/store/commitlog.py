@@ -1,14 +1,13 @@
 """The log: segments of frames, named by the log offset of their first byte. A frame never spans two segments.
 
 One thread appends, cuts and drops; others may read meanwhile. What they look at is therefore replaced whole (``_bases``)
-or only added to, and a dropped segment's handle stays open for a while, emptied so that its room is free at once: a
-descriptor's number must not be given to another file while a read is under way.
+or only added to. A segment that is deleted is not closed here but forgotten: whoever reads it still holds its file, which
+closes when the last one lets go, and only then the disk gets its room back.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 from kourou.broker.store.files import File, Files
@@ -16,7 +15,6 @@ from kourou.core.errors import BadChecksum, DamagedLog, FrameInvalid, Unsupporte
 from kourou.core.frame import PREFIX_SIZE, Buffer, check_frame, parse_prefix
 
 FOLDER = "log"
-RETIRED_MAX = 8
 
 
 def segment_name(base: int) -> str:
@@ -40,7 +38,6 @@ class CommitLog:
         self._segment_bytes = segment_bytes
         self._bases: tuple[int, ...] = tuple(list_bases(files, ".seg"))
         self._segments: dict[int, File] = {base: files.open(segment_name(base)) for base in self._bases}
-        self._retired: deque[File] = deque()
         if not self._bases:
             self.roll(0)
 
@@ -130,15 +127,11 @@ class CommitLog:
         self._remove(base)
 
     def _remove(self, base: int) -> None:
-        file = self._segments.pop(base)
         self._files.remove(segment_name(base))
-        file.truncate(0)
-        self._retired.append(file)
-        while len(self._retired) > RETIRED_MAX:
-            self._retired.popleft().close()
+        del self._segments[base]
 
     def close(self) -> None:
-        for file in (*self._segments.values(), *self._retired):
+        for file in self._segments.values():
             file.close()
 
     def frames(self, start: int, end: int) -> Iterator[int]:

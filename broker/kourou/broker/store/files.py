@@ -31,7 +31,7 @@ class Usage:
 
 
 class File(Protocol):
-    """One append-only file."""
+    """One append-only file. It can be read on after its name is removed, and closes when it is forgotten."""
 
     size: int
 

@@ -23,6 +23,7 @@ def translate(failure: OSError, what: str) -> KourouError:
 class OsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._fd = -1
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self.size = os.fstat(self._fd).st_size
 
@@ -96,3 +97,7 @@ class OsFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        """A deleted segment is closed when nobody reads it any more: a number must not be reused under a read."""
+        self.close()

@@ -88,7 +88,7 @@ def _overlaps(damaged: Sequence[tuple[int, int]], ref: FrameRef) -> bool:
     return any(start < ref.log_offset + ref.size and ref.log_offset < end for start, end in damaged)
 
 
-def read_plan(log: CommitLog, plan: ReadPlan, *, cached_only: bool) -> bytes | None:
+def read_plan(plan: ReadPlan, *, cached_only: bool) -> bytes | None:
     """See ``Store.read``."""
     data: list[bytes] = []
     for file, at, size in plan.spans:
@@ -96,9 +96,7 @@ def read_plan(log: CommitLog, plan: ReadPlan, *, cached_only: bool) -> bytes | N
         if piece is None:
             return None
         if len(piece) != size:
-            if plan.log_offset < log.start:
-                raise OffsetOutOfRange(f"the records before queue offset {plan.next_offset} were deleted meanwhile")
-            raise DamagedLog(f"the log from {plan.log_offset} on ends within a frame")
+            raise DamagedLog(f"the log from {plan.log_offset} on ends within a frame, or was cut meanwhile")
         data.append(piece)
     joined = data[0] if len(data) == 1 else b"".join(data)
     return _only_tagged(joined, plan.tag_hashes) if plan.tag_hashes else joined

@@ -269,8 +269,8 @@ class Store:
 
     def read(self, plan: ReadPlan, *, cached_only: bool) -> bytes | None:
         """*Blocking* unless ``cached_only``: the frames of a plan as they lie in the log; None if the disk must be
-        waited for. Raises OffsetOutOfRange when they were deleted since the plan was made, DamagedLog."""
-        return read_plan(self.log, plan, cached_only=cached_only)
+        waited for. What was deleted since the plan was made is still read. Raises DamagedLog."""
+        return read_plan(plan, cached_only=cached_only)
 
     def read_frame(self, log_offset: int) -> bytes:
         """*Blocking*. One frame, checksums verified."""

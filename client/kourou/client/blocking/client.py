@@ -192,8 +192,10 @@ class Producer:
         )
 
     def post(self, topic: str, body: bytes | str, **fields: Any) -> None:
+        """Send one message without waiting for the outcome, only for room in the buffer; ``flush`` tells how it went."""
         portal, inner = self._ready()
-        portal.run(inner.post(topic, body, **fields))
+        if not portal.now(inner.try_post, topic, body, fields):
+            portal.run(inner.post(topic, body, **fields))
 
     def send_many(self, topic: str, messages: Iterable[bytes | str | Message]) -> Receipts:
         portal, inner = self._ready()
@@ -272,6 +274,8 @@ class Consumer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None and self._generation == self._client.generation:
+            self._inner.finish_current()
         self.close()
 
     def receive(self, *, timeout_s: float | None = None) -> Batch | None:
@@ -281,37 +285,23 @@ class Consumer:
 
     def batches(self) -> Iterator[Batch]:
         """Batches as they come. With automatic commit a batch is finished when the loop's body is."""
-        while not self._inner.closed:
-            inner = self._run(lambda inner: inner.take())
-            try:
-                yield Batch(self, inner)
-                if self._inner.options.auto_commit:
-                    inner.done()
-            finally:
-                self._left(inner)
+        for batch in self._taken():
+            yield Batch(self, batch)
+            self._inner.worked(batch)
 
     def __iter__(self) -> Iterator[ReceivedMessage]:
         """Messages as they come. With automatic commit a message is finished when the loop's body is."""
-        auto = self._inner.options.auto_commit
-        while not self._inner.closed:
-            batch = self._run(lambda inner: inner.take())
-            try:
-                for message in batch.messages():
-                    yield message
-                    if auto:
-                        batch.done_upto(message)
-                    if batch.revoked:
-                        break
-                else:
-                    if auto:
-                        batch.done()
-            finally:
-                self._left(batch)
+        for batch in self._taken():
+            yield from self._inner.walk(batch)
 
-    def _left(self, batch: AsyncBatch) -> None:
-        portal = self._client._portal
-        if portal is not None and self._generation == self._client.generation:
-            portal.call(self._inner.left, batch)
+    def _taken(self) -> Iterator[AsyncBatch]:
+        """Batches to work on. Bookkeeping is plain assignments and needs no turn on the loop; letting go does."""
+        self._client._ready().call(self._inner.resume_reading)
+        while (batch := self._run(AsyncConsumer.take)) is not None:
+            yield batch
+            self._inner.put_down(batch)
+            if batch.revoked:
+                self._client._ready().call(self._inner.left, batch)
 
     @property
     def assignment(self) -> list[tuple[str, int]]:

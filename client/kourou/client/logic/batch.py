@@ -49,6 +49,7 @@ class Batch:
         "first_born_ms",
         "groups",
         "keys",
+        "number",
         "pinned",
         "property_sizes",
         "queue",
@@ -59,6 +60,7 @@ class Batch:
         "size",
         "tags",
         "topic",
+        "unknown",
         "waiters",
     )
 
@@ -82,6 +84,8 @@ class Batch:
         self.sequence = 0
         self.queue: QueueName | None = None
         self.attempts = 0
+        self.number = 0  # in the order of their making
+        self.unknown = False  # it may be stored: only the same bytes at the same broker can tell
         self.refusal: KourouError | None = None  # why it was not stored the last time
 
     def add_body(self, body: bytes, born_ms: int) -> None:

@@ -13,7 +13,7 @@ from kourou.broker.store.confirm import NAME as CONFIRM
 from kourou.broker.store.confirm import Confirm
 from kourou.broker.store.epochs import NAME as EPOCHS
 from kourou.broker.store.identity import Identity, claim
-from kourou.broker.store.snapshot import snapshot_name
+from kourou.broker.store.snapshot import offsets, snapshot_name
 from kourou.core.errors import AlreadyExists, DamagedLog, NewerFormat
 from kourou.core.frame import PREFIX_SIZE, iterate_frames, parse_sealed, seal
 from tests.sim.disk import SimDisk
@@ -207,22 +207,17 @@ def test_what_kill_left_is_durable_before_it_is_served() -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_power_loss(seed: int) -> None:
-    """Random appends, syncs, seals, snapshots, cuts and restarts, then the plug: the log is a prefix of what was
-    written, nothing that was synced is missing, indexes agree, and it goes on from there. Several times in a row."""
+    """Random appends, syncs, seals, snapshots, cuts, deletions and restarts, then the plug: the log is a prefix of what
+    was written, nothing that was synced is missing, indexes agree, and it goes on from there. Several times in a row."""
     random = Random(seed)
     disk = SimDisk()
-    written: list[tuple[int, bytes]] = []
+    written: dict[int, bytes] = {}
     sequence = 0
     for _ in range(5):
         opened = open_disk(disk)
-        assert not opened.store.damaged
-        assert "log_damaged" not in opened.events
-        found = opened.frames()
-        assert found == written[: len(found)]
-        synced = opened.store.synced_offset
-        written = found
+        check_log(opened, written)
         opened.store.begin_epoch(opened.store.epoch + 1, store_ms=START_MS)
-        written = opened.frames()
+        written = dict(opened.frames())
         for _ in range(random.randrange(40)):
             action = random.random()
             if action < 0.7:
@@ -231,19 +226,23 @@ def test_power_loss(seed: int) -> None:
                     sequence += 1
                     frames.append(message(random.randrange(3), sequence, random.choice((10, 300, 1500, 5000))))
                 placed = opened.append(*frames)
-                written += [(one.log_offset, bytes(sent.sealed)) for one, sent in zip(placed, frames, strict=True)]
-            elif action < 0.85:
+                written |= {one.log_offset: bytes(sent.sealed) for one, sent in zip(placed, frames, strict=True)}
+            elif action < 0.84:
                 opened.sync()
-            elif action < 0.92:
+            elif action < 0.91:
                 opened.seal()
             elif action < 0.96:
                 opened.snapshot()
-            elif written and random.random() < 0.5:
-                cut = random.choice(written)[0]
+            elif action < 0.98:
+                snapshots = offsets(opened.files)
+                if len(snapshots) == 2:
+                    for base in opened.store.droppable(floor=snapshots[1])[:2]:
+                        opened.store.drop_segment(base)
+            else:
+                cut = random.choice([*written, opened.store.end_offset])
                 opened.store.truncate(max(cut, opened.store.snapshot_offset))
-                written = [one for one in written if one[0] < opened.store.end_offset]
-            synced = opened.store.synced_offset
-        end = opened.store.end_offset
+                written = {offset: sealed for offset, sealed in written.items() if offset < opened.store.end_offset}
+        synced, end = opened.store.synced_offset, opened.store.end_offset
         if random.random() < 0.3:
             disk.kill()
             assert open_disk(disk.fork()).store.end_offset == end
@@ -251,19 +250,23 @@ def test_power_loss(seed: int) -> None:
             disk.power_loss(random)
         fate = open_disk(disk.fork())
         assert fate.store.end_offset >= synced
-        assert fate.frames() == written[: len(fate.frames())]
-        check_queues(fate)
+        check_log(fate, written)
 
 
-def check_queues(opened: Opened) -> None:
+def check_log(opened: Opened, written: dict[int, bytes]) -> None:
+    """What is there was written, without gaps; and so says every index."""
+    assert not opened.store.damaged
+    assert "log_damaged" not in opened.events
+    start, end = opened.store.min_offset, opened.store.end_offset
+    assert dict(opened.frames()) == {offset: sealed for offset, sealed in written.items() if start <= offset < end}
     for queue in range(3):
-        offset = 0
+        low, high = opened.store.queue_bounds(KEY | queue)
         data = opened.queue(KEY | queue)
         for at, prefix in iterate_frames(data):
-            assert prefix.queue_offset == offset
-            offset += 1
+            assert prefix.queue_offset == low
+            low += 1
             assert data[at : at + prefix.size] == opened.store.read_frame(prefix.log_offset)
-        assert opened.store.queue_bounds(KEY | queue) == (0, offset)
+        assert low == high
 
 
 def test_hole_that_was_not_durable_is_cut() -> None:

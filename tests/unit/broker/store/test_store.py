@@ -344,8 +344,7 @@ def test_dropped_segment_under_a_read() -> None:
     (base, *_) = opened.store.droppable(floor=opened.store.end_offset)
     assert opened.store.last_store_ms(base) == START_MS
     opened.store.drop_segment(base)
-    with pytest.raises(OffsetOutOfRange):
-        opened.store.read(plan, cached_only=False)
+    assert opened.store.read(plan, cached_only=False)
     low, _ = opened.store.queue_bounds(KEY)
     assert low > 0
     with pytest.raises(OffsetOutOfRange, match=f"holds {low} to 10"):

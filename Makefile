@@ -1,0 +1,77 @@
+# The list of verbs is the manual:
+#
+#   make run       a node on this machine, and a demo that streams this source tree through it (DEMO=0: no demo)
+#   make cluster   the same over one nameserver and two brokers, each a process of its own
+#   make test      all tests                  make lint    ruff: rules and format        make types   mypy, strict
+#   make format    have ruff put it right     make proto   generated code, anew          make install all of .venv
+#   make bench     side by side with other message queues (installs them; takes long)    make profile where time goes
+#   make clean     remove what was made (data directories stay)
+#
+# Only Python 3.11 or newer is needed: PYTHON=/path/to/python3.12 make run. ARGS='…' is passed on: make test ARGS='-k wire'.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= 1
+DATA ?= kourou-data
+ARGS ?=
+
+BIN := $(VENV)/bin
+VENV_MADE := $(VENV)/.made
+SERVER_INSTALLED := $(VENV)/.server-installed
+DEV_INSTALLED := $(VENV)/.dev-installed
+
+.PHONY: run cluster test lint types format proto bench profile install clean
+.DEFAULT_GOAL := run
+
+run: $(SERVER_INSTALLED)
+	$(BIN)/kourou standalone --data $(DATA) $(if $(filter 0,$(DEMO)),,--demo) $(ARGS)
+
+cluster: $(SERVER_INSTALLED)
+	$(BIN)/kourou cluster up --groups 2 --data $(DATA)/cluster $(if $(filter 0,$(DEMO)),,--demo) $(ARGS)
+
+test: $(DEV_INSTALLED)
+	$(BIN)/python -m pytest -rs $(ARGS)
+
+lint: $(DEV_INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV_INSTALLED)
+	$(BIN)/mypy
+
+format: $(DEV_INSTALLED)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+proto: $(DEV_INSTALLED)
+	$(BIN)/python proto/generate.py
+
+bench: $(DEV_INSTALLED)
+	bench/run.sh $(ARGS)
+
+profile: $(DEV_INSTALLED)
+	$(BIN)/python bench/profile.py $(ARGS)
+
+install: $(DEV_INSTALLED)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment; stamps keep the second time quick
+
+$(VENV_MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Kourou needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true);" \
+		     "say which one to use: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu it is in the package python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(SERVER_INSTALLED): pyproject.toml | $(VENV_MADE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server]'
+	@touch $@
+
+$(DEV_INSTALLED): pyproject.toml | $(VENV_MADE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(SERVER_INSTALLED)

@@ -48,7 +48,10 @@ class Process:
         self._fresh.put(None)
 
     def wait_for(self, text: str, *, whole: bool = False, timeout_s: float = READY_S) -> str:
-        """The first new line that holds the text (or, ``whole``, is the text); AssertionError with all output when it does not come."""
+        """The first new line that holds the text (or, ``whole``, is the text).
+
+        AssertionError with all output when it does not come.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             try:

@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 import zlib
+from collections.abc import Callable
 
 import pytest
 
@@ -36,7 +37,7 @@ def outcome(raw: Raw, data: bytes) -> type[KourouError] | None:
     return errors.BY_CODE[code] if code else None
 
 
-HOSTILE = {
+HOSTILE: dict[str, tuple[Callable[[bytes], bytes], type[KourouError]]] = {
     "truncated": (lambda f: f[:-9], FrameInvalid),
     "shorter than a head": (lambda f: f[:40], FrameInvalid),
     "longer than it says": (lambda f: f + b"\0" * 8, FrameInvalid),

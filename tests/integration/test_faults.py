@@ -51,7 +51,7 @@ def test_grpc_health(node: Node) -> None:
     from kourou.proto.v1 import health_pb2, health_pb2_grpc
 
     with grpc.insecure_channel(node.urls["official gRPC"]) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        stub = health_pb2_grpc.HealthStub(channel)
         assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -213,10 +213,8 @@ class Nameserver(Process):
     def __init__(self, port: int = 0, grpc_port: int = 0) -> None:
         super().__init__("nameserver", "--port", str(port), "--grpc-port", str(grpc_port), "--http-port", "0")
         self.wait_for("ready", whole=True)
-        urls = dict(
-            line.split(None, 1) if not line.startswith("data") else ("data", line.split()[2]) for line in self.lines[:3]
-        )
-        self.address, self.registration = urls["data"], urls["gRPC"].strip()
+        urls = {line.rsplit(None, 1)[0].strip(): line.rsplit(None, 1)[1] for line in self.lines if "   " in line}
+        self.address, self.registration = urls["data plane"], urls["gRPC"]
 
 
 async def test_nameservers_come_and_go(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from kourou.core.limits import (
 from kourou.core.names import has_control_characters
 from kourou.core.records import Field, encode_field, encode_property
 
+_TAG, _KEY = int(Field.TAG), int(Field.KEY)
+
 
 @dataclass(slots=True)
 class Message:
@@ -63,54 +65,57 @@ def check_body(body: object) -> bytes:
 def encode_properties(message: Message) -> bytes:
     """The property block of a record; empty when there is nothing to say. Raises what is wrong, naming the field."""
     parts: list[bytes] = []
-    size = 0
     if message.tag is not None:
-        _check_text("tag", message.tag)
+        tag = _check_text("tag", message.tag)
         if "|" in message.tag:
             raise BadRequest(f"tag {message.tag[:40]!r} has a '|'")
-        parts.append(encode_field(Field.TAG, message.tag.encode()))
-        size += len(parts[-1])
-    keys = message.all_keys
-    if len(keys) > KEYS_COUNT_MAX:
-        raise PropertiesTooLarge(f"the message has {len(keys)} keys; the limit is {KEYS_COUNT_MAX}")
-    for key in keys:
-        _check_text("key", key)
-        parts.append(encode_field(Field.KEY, key.encode()))
-        size += len(parts[-1])
-    if len(message.properties) > PROPERTIES_COUNT_MAX:
-        raise PropertiesTooLarge(
-            f"the message has {len(message.properties)} properties; the limit is {PROPERTIES_COUNT_MAX}"
-        )
-    for name, value in message.properties.items():
-        _check_text("property name", name)
-        if not isinstance(value, str):
-            raise BadRequest(f"property {name[:40]!r} must be a string, not {type(value).__name__}")
-        size += len(name) + len(value)
-        if size > PROPERTIES_BYTES_MAX:
-            break
-        parts.append(encode_property(name, value))
-    if size > PROPERTIES_BYTES_MAX or sum(map(len, parts)) > PROPERTIES_BYTES_MAX + 3 * len(parts):
-        raise PropertiesTooLarge(f"tag, keys and properties take more than {PROPERTIES_BYTES_MAX} bytes")
+        parts.append(encode_field(_TAG, tag))
+    if message.key is not None:
+        parts.append(encode_field(_KEY, _check_text("key", message.key)))
+    if message.keys:
+        if isinstance(message.keys, str):
+            raise BadRequest("keys must be a list of strings; give a single one as key")
+        if len(message.all_keys) > KEYS_COUNT_MAX:
+            raise PropertiesTooLarge(f"the message has {len(message.all_keys)} keys; the limit is {KEYS_COUNT_MAX}")
+        parts.extend(encode_field(_KEY, _check_text("key", key)) for key in message.keys)
+    if message.properties:
+        if len(message.properties) > PROPERTIES_COUNT_MAX:
+            raise PropertiesTooLarge(
+                f"the message has {len(message.properties)} properties; the limit is {PROPERTIES_COUNT_MAX}"
+            )
+        for name, value in message.properties.items():
+            _check_text("property name", name)
+            if not isinstance(value, str):
+                raise BadRequest(f"property {name[:40]!r} must be a string, not {type(value).__name__}")
+            if len(value) > PROPERTIES_BYTES_MAX:
+                raise PropertiesTooLarge(f"property {name[:40]!r} alone takes more than {PROPERTIES_BYTES_MAX} bytes")
+            parts.append(encode_property(name, value))
+    size = sum(map(len, parts)) - 3 * len(parts)
+    if size > PROPERTIES_BYTES_MAX:
+        raise PropertiesTooLarge(f"tag, keys and properties take {size} bytes; the limit is {PROPERTIES_BYTES_MAX}")
     if message.message_group is not None:
         parts.append(encode_field(Field.MESSAGE_GROUP, check_message_group(message.message_group)))
     return b"".join(parts)
 
 
 def check_message_group(group: object) -> bytes:
-    _check_text("message group", group)
-    assert isinstance(group, str)
-    raw = group.encode()
+    raw = _check_text("message group", group)
     if len(raw) > MESSAGE_GROUP_BYTES_MAX:
         raise BadRequest(f"the message group has {len(raw)} bytes; the limit is {MESSAGE_GROUP_BYTES_MAX}")
     return raw
 
 
-def _check_text(what: str, text: object) -> None:
+def _check_text(what: str, text: object) -> bytes:
+    """The text in UTF-8, if it may be used there."""
     if not isinstance(text, str):
         raise BadRequest(f"a {what} must be a string, not {type(text).__name__}")
-    if not text.strip():
-        raise BadRequest(f"a {what} must not be blank")
-    if has_control_characters(text):
-        raise BadRequest(f"{what} {text[:40]!r} has control characters")
     if len(text) > PROPERTIES_BYTES_MAX:
         raise PropertiesTooLarge(f"a {what} has {len(text)} characters; the limit is {PROPERTIES_BYTES_MAX} bytes in all")
+    if not text.isprintable() and has_control_characters(text):
+        raise BadRequest(f"{what} {text[:40]!r} has control characters")
+    if not text or text.isspace():
+        raise BadRequest(f"a {what} must not be blank")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{what} {text[:40]!r} can't be written as UTF-8") from None

@@ -235,18 +235,16 @@ class Producer:
             self._pump()
 
     async def _send_messages(self, route: TopicRoute, given: Sequence[bytes | str | Message], many: _Many) -> None:
-        prepared: list[tuple[bytes, Message | None]] = []
+        prepared: list[tuple[bytes, Message | None, bytes]] = []
         for item in given:
             message = item if isinstance(item, Message) else None
             body = check_body(message.body if message is not None else item)
-            if message is not None:
-                self._check_route(route, message.message_group)
-                encode_properties(message)
-            prepared.append((body, message))
-        for number, (body, message) in enumerate(prepared):
+            self._check_route(route, message.message_group if message is not None else None)
+            prepared.append((body, message, encode_properties(message) if message is not None else b""))
+        for number, (body, message, properties) in enumerate(prepared):
             if self._buffered >= self._buffer_bytes:
                 await self._wait_for_room()
-            self._add(route, body, message, many.expect_one(number))
+            self._add(route, body, message, many.expect_one(number), properties)
         self._close_open()
 
     async def _route(self, topic: str) -> TopicRoute:
@@ -269,7 +267,12 @@ class Producer:
             raise NotSupported(f"topic {route.topic} has type {route.type.value}, which this version can't send to yet")
 
     def _add(
-        self, route: TopicRoute, body: bytes, message: Message | None, called: Callable[[int, Outcome], None] | None
+        self,
+        route: TopicRoute,
+        body: bytes,
+        message: Message | None,
+        called: Callable[[int, Outcome], None] | None,
+        properties: bytes | None = None,
     ) -> None:
         if self._closed:
             raise NotConnected("the producer is closed")
@@ -283,7 +286,8 @@ class Producer:
             pinned = queues[message_group_index(group, len(queues))]
         if len(body) > BODY_BYTES_MAX:
             raise BodyTooLarge(f"the body has {len(body)} bytes; the limit is {BODY_BYTES_MAX}")
-        properties = encode_properties(message) if message is not None else b""
+        if properties is None:
+            properties = encode_properties(message) if message is not None else b""
         place = (route.topic, pinned)
         batch = self._open.get(place)
         if batch is not None and batch.size + len(body) > self._batch_bytes:

@@ -13,11 +13,21 @@ from kourou.core.errors import BadRequest
 from kourou.core.route import Endpoint, parse_endpoint
 
 
+def plain_host(host: str) -> str:
+    """An IPv4 address that a dual-stack socket shows as IPv6 (``::ffff:10.0.0.5``) in its own form; others as they are."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped) if mapped is not None else host
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        return ipaddress.ip_address(plain_host(host)).is_loopback
     except ValueError:
         return False
 
@@ -31,7 +41,7 @@ def resolve(advertised: str, *, port: int, source: str | None, dialled: str) -> 
     if advertised != "auto":
         return parse_endpoint(advertised, default_port=port)
     if source is not None and not is_loopback(source):
-        return Endpoint(source, port)
+        return Endpoint(plain_host(source), port)
     try:
         return Endpoint(parse_endpoint(dialled, default_port=1).host, port)
     except BadRequest:

@@ -124,7 +124,7 @@ class RouteTable:
 
     def heard(self, broker: str, broker_id: int, *, stream: int, now_ms: int) -> None:
         known = self._brokers.get((broker, broker_id))
-        if known is None or known.stream != stream:
+        if known is None or self._streams.get(stream) is not known:
             return
         known.heard_ms = now_ms
         if not (known.present and known.claims):

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import grpc
 
 from kourou.core.clock import Clock
-from kourou.core.errors import KourouError
+from kourou.core.errors import BadRequest, KourouError
 from kourou.core.names import check_broker, check_topic
 from kourou.core.route import Placement, TopicType, parse_endpoint
 from kourou.nameserver.table import BrokerReport, RouteTable, TopicDefinition
@@ -27,6 +27,7 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
         self._log = log
         self._changed = changed
         self._streams = count(1)
+        self._conflicts: frozenset[str] = frozenset()  # reported already
 
     async def Register(self, messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         stream = next(self._streams)
@@ -34,54 +35,83 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
         report: BrokerReport | None = None
         try:
             async for message in messages:
+                now_ms = self._clock.monotonic_ms()
                 kind = message.WhichOneof("content")
                 if kind == "report":
-                    report = self._parse(message.report)
-                    self._table.registered(report, source=source, stream=stream, now_ms=self._clock.monotonic_ms())
-                    self._log.info("broker_registered", broker=report.broker, id=report.broker_id, epoch=report.epoch)
+                    report = await self._take(message.report, report, source=source, stream=stream, context=context)
                 elif report is None:
                     await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the first message must be a report")
-                else:
-                    self._table.heard(report.broker, report.broker_id, stream=stream, now_ms=self._clock.monotonic_ms())
+                else:  # a heartbeat, or a kind that is newer than this nameserver: both are signs of life
+                    self._table.heard(report.broker, report.broker_id, stream=stream, now_ms=now_ms)
                 self._changed()
                 yield nameserver_pb2.NameserverMessage(nameserver=self._name, version=self._table.version)
-        except (KourouError, ValueError) as failure:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
         finally:
             self._table.closed(stream, now_ms=self._clock.monotonic_ms())
             self._changed()
             if report is not None:
                 self._log.info("broker_stream_ended", broker=report.broker, id=report.broker_id)
 
+    async def _take(
+        self, value: Any, before: BrokerReport | None, *, source: str | None, stream: int, context: Any
+    ) -> BrokerReport:
+        """Put a report into the table; the stream ends with the reason if that can't be done."""
+        try:
+            report = self._parse(value)
+            if before is not None and (report.broker, report.broker_id) != (before.broker, before.broker_id):
+                raise BadRequest(f"the stream of broker {before.broker} {before.broker_id} can't become another's")
+            self._table.registered(report, source=source, stream=stream, now_ms=self._clock.monotonic_ms())
+        except KourouError as failure:
+            self._log.warning(
+                "broker_refused", broker=value.broker[:100], id=value.broker_id, source=source, reason=str(failure)
+            )
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
+            raise  # abort has raised already
+        event = "broker_registered" if before is None else "broker_changed"
+        self._log.info(
+            event, broker=report.broker, id=report.broker_id, epoch=report.epoch, source=source, topics=len(report.topics)
+        )
+        conflicts = sorted(self._table.conflicts - self._conflicts)
+        if conflicts:
+            self._log.warning("topic_definitions_differ", topics=conflicts[:20], count=len(conflicts))
+        self._conflicts = self._table.conflicts
+        return report
+
     def _parse(self, value: Any) -> BrokerReport:
-        """A report, checked: brokers are inside, but a broken one must not spoil the table."""
+        """A report, checked: brokers are inside, but a broken one must not spoil the table. Raises BadRequest, IllegalName."""
         if value.cluster != self._table.cluster:
-            raise KourouError(f"this nameserver serves cluster {self._table.cluster!r}, not {value.cluster!r}")
+            raise BadRequest(f"this nameserver serves cluster {self._table.cluster!r}, not {value.cluster[:100]!r}")
+        if not 0 < value.port < 65536:
+            raise BadRequest(f"data plane port is {value.port}; from 1 to 65535 is allowed")
         if value.advertised != "auto":
             parse_endpoint(value.advertised)
-        topics = tuple(
-            TopicDefinition(
-                check_topic(topic.name),
-                TopicType(topic.type),
-                tuple(Placement(check_broker(place.broker), place.queues) for place in topic.placement),
-                topic.created_ms,
-            )
-            for topic in value.topics
-        )
+        check_broker(value.broker)
+        topics: list[TopicDefinition] = []
+        for topic in value.topics:
+            try:
+                topics.append(parse_topic(topic))
+            except (KourouError, ValueError) as failure:
+                # One topic that this version does not know must not take the broker with all others away.
+                self._log.warning("topic_ignored", broker=value.broker, topic=topic.name[:150], reason=str(failure))
         return BrokerReport(
-            check_broker(value.broker),
+            value.broker,
             value.broker_id,
             value.epoch,
             value.master,
             value.advertised,
             value.port,
-            value.version,
-            topics,
+            value.version[:100],
+            tuple(topics),
         )
 
 
+def parse_topic(value: Any) -> TopicDefinition:
+    """Raises IllegalName, or ValueError for a type that a newer version has invented."""
+    placement = tuple(Placement(check_broker(place.broker), place.queues) for place in value.placement)
+    return TopicDefinition(check_topic(value.name), TopicType(value.type), placement, value.created_ms)
+
+
 def peer_host(peer: str) -> str | None:
-    """The host in grpc's description of a peer: ``ipv4:1.2.3.4:567`` or ``ipv6:%5B::1%5D:567``."""
+    """The host in grpc's description of a peer: ``ipv4:1.2.3.4:567`` or ``ipv6:%5B::1%5D:567``; None for others."""
     kind, _, rest = unquote(peer).partition(":")
     if kind not in ("ipv4", "ipv6"):
         return None

@@ -344,7 +344,7 @@ def test_any_flipped_byte_is_found() -> None:
         damaged[at] ^= 0x40
         directory.files[index_name(0)] = bytes(damaged)
         index = LogIndex(directory)
-        with pytest.raises(DamagedLog):  # noqa: PT012
+        with pytest.raises(DamagedLog):
             index.load_sealed(0)
             index.verify(0)
 

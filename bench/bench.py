@@ -19,6 +19,7 @@ RUN = os.environ.get("BENCH_RUN", "/tmp/mq-bench")
 VPY = os.path.join(RUN, "venv/bin/python")
 if os.path.exists(VPY) and os.path.realpath(sys.prefix) != os.path.realpath(os.path.join(RUN, "venv")):
     os.execv(VPY, [VPY, os.path.abspath(__file__)] + sys.argv[1:])
+import fcntl
 import resource, signal, socket
 import psutil
 import adapters
@@ -340,7 +341,7 @@ def java_version():
 
 
 def lo_up():
-    import fcntl, struct
+    import struct
 
     with socket.socket() as s:
         fcntl.ioctl(s, 0x8914, struct.pack("16sh22x", b"lo", 0x1 | 0x40))
@@ -352,6 +353,11 @@ def run(o):
         lo_up()
     os.makedirs(os.path.join(RUN, "data"), exist_ok=True)
     os.makedirs(os.path.join(RUN, "logs"), exist_ok=True)
+    lock = open(os.path.join(RUN, "run.lock"), "w")  # two runs at a time would wipe each other's data directories
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"error: another run is going on under {RUN} (BENCH_RUN chooses another place)")
     cs = choose(o.contestants)
     ws = set(KNOWN if o.workloads == "all" else o.workloads.split(","))
     out = {

@@ -165,10 +165,12 @@ class Consumer:
             return
         if batch.revoked:
             self.left(batch)
-        elif message is None:
+            return
+        start = None if message is None else message.offset + (batch.position.done > message.offset)
+        if start is None:
             self._inbox.appendleft(batch)
-        elif message.offset + 1 < batch.next_offset:
-            self._inbox.appendleft(batch.rest(message.offset + (batch.position.done > message.offset)))
+        elif start < batch.next_offset:
+            self._inbox.appendleft(batch.rest(start))
 
     async def take(self) -> Batch | None:
         """The next batch that is not empty, to be worked on until ``left`` is called: a queue that is asked back

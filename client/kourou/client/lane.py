@@ -33,6 +33,7 @@ class Lane:
         faults: Faults,
         resolved: Resolved,
         pump: Callable[[], None],
+        reconnect: Callable[[Lane], None],
     ) -> None:
         self.broker = broker
         self.connection: Connection | None = None
@@ -45,6 +46,7 @@ class Lane:
         self._faults = faults
         self._resolved = resolved
         self._pump = pump
+        self._reconnect = reconnect
         self._sequence = 0
         self._unknown: dict[int, Batch] = {}
 
@@ -68,7 +70,7 @@ class Lane:
         return self._sequence
 
     def send(self, batch: Batch, queue: QueueName) -> None:
-        """Write a sealed batch. Whatever happens, ``resolved`` is called later; once, if unknowns are not counted."""
+        """Write a sealed batch. ``resolved`` is called later, once, unless it is given up."""
         batch.queue = queue
         self.unresolved[batch.sequence] = batch
         if batch.pinned is not None:
@@ -102,7 +104,7 @@ class Lane:
             self._faults.failed(self.broker, now)
             batch.unknown = True
             self._unknown[sequence] = batch
-            self._resolved(self, batch, result)
+            self._reconnect(self)
             return
         self._faults.answered(self.broker, now - started, now)
         outcome = result if isinstance(result, KourouError) else self._parse(batch, result)
@@ -131,7 +133,7 @@ class Lane:
             self._write(batch)
         else:
             self._unknown[batch.sequence] = batch
-            self._resolved(self, batch, OutcomeUnknown(f"there is no connection to broker {self.broker}"))
+            self._reconnect(self)
 
     def _settle(self, batch: Batch) -> None:
         self.unresolved.pop(batch.sequence, None)

@@ -435,7 +435,13 @@ class Producer:
         lane = self._lanes.get(broker)
         if lane is None:
             lane = Lane(
-                broker, producer_id=self.id, loop=self._loop, faults=self._faults, resolved=self._resolved, pump=self._pump
+                broker,
+                producer_id=self.id,
+                loop=self._loop,
+                faults=self._faults,
+                resolved=self._resolved,
+                pump=self._pump,
+                reconnect=self._connect,
             )
             self._lanes[broker] = lane
             lane.connection = self._cluster.connected(broker)
@@ -485,9 +491,6 @@ class Producer:
     # ---- outcomes
 
     def _resolved(self, lane: Lane, batch: Batch, outcome: Outcome) -> None:
-        if isinstance(outcome, OutcomeUnknown):
-            self._connect(lane)
-            return
         if isinstance(outcome, KourouError) and is_retryable(outcome) and batch.deadline > self._loop.time():
             self._retry(batch, outcome)
         else:

@@ -14,6 +14,7 @@ an error has ERROR too and a JSON body ``{"code", "message", "retry_after_ms"?}`
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -168,6 +169,31 @@ def decode_error(message: WireMessage) -> KourouError:
     )
 
 
+_retired: deque[bytearray] = deque(maxlen=16)  # large receive buffers that may be free again, of all readers
+
+
+def _large_buffer(size: int) -> bytearray:
+    """A buffer of ``size``, preferably one that was used before: a fresh MiB costs 256 page faults.
+
+    One is free when no view of it lives; a bytearray tells by refusing to change its length while one does.
+    """
+    for _ in range(len(_retired)):
+        try:
+            buffer = _retired.popleft()
+        except IndexError:  # another thread was quicker
+            break
+        try:
+            buffer.append(0)
+        except BufferError:
+            _retired.append(buffer)
+            continue
+        buffer.pop()
+        return buffer
+    buffer = bytearray(size + 1)
+    buffer.pop()  # leaves room for the byte that the question above appends
+    return buffer
+
+
 class FrameReader:
     """Cuts a byte stream into messages without copying bodies.
 
@@ -175,7 +201,7 @@ class FrameReader:
 
         n = socket.recv_into(reader.get_buffer());  for message in reader.received(n): ...
 
-    Buffers are never reused while views into them may live: a full one is dropped and the part of a message at its end
+    Buffers are never reused while views into them live: a full one is put aside and the part of a message at its end
     copied to the next. They grow with the traffic (16 KiB to 1 MiB) and are let go when nothing is pending, so an idle
     connection holds none.
     """
@@ -208,10 +234,13 @@ class FrameReader:
 
     def _allocate(self, size: int) -> None:
         pending = self._view[self._start : self._end]
-        self._buffer = bytearray(size)
+        old = self._buffer
+        self._buffer = _large_buffer(size) if size == self.LARGEST else bytearray(size)
         view = memoryview(self._buffer)
         view[: len(pending)] = pending
         self._view, self._start, self._end = view, 0, len(pending)
+        if old is not None and len(old) == self.LARGEST:
+            _retired.append(old)
 
     def received(self, count: int) -> list[WireMessage]:
         """Account for ``count`` received bytes. Raises BadRequest, LimitExceeded or UnsupportedVersion when the stream
@@ -243,6 +272,8 @@ class FrameReader:
         if at == end:
             if self._size > self.SMALLEST and count < self._size // 8:
                 self._size //= 2
+            if self._buffer is not None and len(self._buffer) == self.LARGEST:
+                _retired.append(self._buffer)
             self._buffer, self._view, self._start, self._end = None, memoryview(b""), 0, 0
         return messages
 

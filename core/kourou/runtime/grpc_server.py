@@ -12,6 +12,7 @@ import grpc.aio
 from kourou.core.errors import BadRequest
 from kourou.proto.v1 import health_pb2, health_pb2_grpc
 
+WATCH_S = 1.0
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024  # a report of a hundred thousand topics
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -45,10 +46,20 @@ class Health(health_pb2_grpc.HealthServicer):
         return self._status()
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """The status now and whenever it differs. An unknown service is answered, not refused, as the spec says."""
+        kinds = health_pb2.HealthCheckResponse
+        last: Any = None
         while True:
             changed = self._changed
-            yield self._status()
-            await changed.wait()
+            status = kinds(status=kinds.SERVICE_UNKNOWN) if request.service else self._status()
+            if status != last:
+                yield status
+                last = status
+            try:
+                async with asyncio.timeout(WATCH_S):
+                    await changed.wait()
+            except TimeoutError:
+                continue  # look again: nobody has to remember to call ``changed``
 
 
 class GrpcServer:

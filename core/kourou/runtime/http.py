@@ -11,7 +11,14 @@ CONNECTIONS_MAX = 256
 
 Page = Callable[[], tuple[int, str, bytes]]  # status, content type, body
 
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 
 def text_page(status: int, text: str) -> tuple[int, str, bytes]:
@@ -22,7 +29,7 @@ class HttpServer:
     def __init__(self, pages: Mapping[str, Page]) -> None:
         self._pages = dict(pages)
         self._server: asyncio.Server | None = None
-        self._open = 0
+        self._open: set[asyncio.StreamWriter] = set()
 
     async def listen(self, host: str, port: int) -> int:
         """The port that was bound."""
@@ -31,23 +38,29 @@ class HttpServer:
         return bound
 
     async def close(self) -> None:
+        """Stop listening and drop who is connected: nothing here is worth waiting for."""
         if self._server is not None:
             self._server.close()
+            for writer in list(self._open):
+                writer.transport.abort()
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        if len(self._open) >= CONNECTIONS_MAX:
+            writer.transport.abort()
+            return
+        self._open.add(writer)
         try:
-            if self._open <= CONNECTIONS_MAX:
-                async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(self._answer(head))
-                    await writer.drain()
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self._answer(head))
+                writer.close()
+                await writer.wait_closed()  # all was sent, or the time is up
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             pass  # slow, too long, or gone: nothing is owed
         finally:
-            self._open -= 1
-            writer.close()
+            self._open.discard(writer)
+            writer.transport.abort()
 
     def _answer(self, head: bytes) -> bytes:
         parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
@@ -57,7 +70,13 @@ class HttpServer:
             status, kind, body = text_page(405, "only GET is served")
         else:
             page = self._pages.get(parts[1].partition("?")[0])
-            status, kind, body = page() if page is not None else text_page(404, "no such page")
+            try:
+                status, kind, body = page() if page is not None else text_page(404, "no such page")
+            except Exception as failure:  # the root of a request: the asker is told, the loop's handler logs it
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"the page {parts[1][:100]} failed", "exception": failure}
+                )
+                status, kind, body = text_page(500, "the page failed; the log says why")
         lines = [
             f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}",
             f"Content-Type: {kind}",

@@ -27,6 +27,18 @@ def configure(level: str = "info", *, pretty: bool | None = None) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    root = logging.getLogger()
+    root.handlers = [_FromLibraries()]
+    root.setLevel(max(logging.WARNING, getattr(logging, level.upper())))
+
+
+class _FromLibraries(logging.Handler):
+    """What asyncio, grpc and others log by the standard library comes out in the same form, as ``library_logged``."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.ERROR)
+        extra: dict[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
+        structlog.get_logger().log(level, "library_logged", library=record.name, message=record.getMessage(), **extra)
 
 
 def logger(**fields: object) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from kourou.core.errors import KourouError
+from kourou.core.errors import InternalError, KourouError
 
 
 class Periodic:
@@ -28,12 +29,18 @@ class Periodic:
                 pending = job()
                 if pending is not None:
                     await pending
+            except InternalError as failure:
+                self._crashed(name, failure)
+                return
             except KourouError as failure:
                 self._log.warning("job_failed", job=name, reason=str(failure))
             except Exception as failure:  # the root of a task: logged, and the owner decides
-                self._log.error("job_crashed", job=name, exc_info=failure)
-                self._on_bug(f"{name}: {failure!r}")
+                self._crashed(name, failure)
                 return
+
+    def _crashed(self, name: str, failure: Exception) -> None:
+        self._log.error("job_crashed", job=name, exc_info=failure)
+        self._on_bug(f"{name}: {failure!r}")
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -53,11 +60,11 @@ class LoopLag:
         self.max_ms = 0.0
         self.sum_ms = 0.0
         self._loop = asyncio.get_running_loop()
-        self._due = self._loop.time() + self.PERIOD_S
-        self._timer = self._loop.call_at(self._due, self._fire)
+        self._due = time.perf_counter() + self.PERIOD_S  # uvloop's own clock has a resolution of a millisecond
+        self._timer = self._loop.call_later(self.PERIOD_S, self._fire)
 
     def _fire(self) -> None:
-        now = self._loop.time()
+        now = time.perf_counter()
         late_ms = max(0.0, (now - self._due) * 1000)
         self.sum_ms += late_ms
         if late_ms > self.max_ms:
@@ -69,7 +76,7 @@ class LoopLag:
             number += 1
         self.buckets[number] += 1
         self._due = now + self.PERIOD_S
-        self._timer = self._loop.call_at(self._due, self._fire)
+        self._timer = self._loop.call_later(self.PERIOD_S, self._fire)
 
     def stop(self) -> None:
         self._timer.cancel()

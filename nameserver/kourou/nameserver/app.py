@@ -13,18 +13,22 @@ from kourou.core.errors import BadRequest
 from kourou.core.names import check_broker
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
+from kourou.core.wire import Code, WireMessage
 from kourou.nameserver.edge.registration import RegistrationService
 from kourou.nameserver.edge.routes import RouteHandlers
 from kourou.nameserver.table import RouteTable
 from kourou.proto.v1 import nameserver_pb2_grpc
+from kourou.runtime import gc_tame
 from kourou.runtime.clock import SystemClock
 from kourou.runtime.grpc_server import GrpcServer
 from kourou.runtime.metrics import Family, Metrics
 from kourou.runtime.process import Ready, bound, http_pages, serve
 from kourou.runtime.tasks import Periodic
-from kourou.transport.server import DataPlaneServer, ServerIdentity, ServerLimits
+from kourou.transport.server import DataPlaneServer, Peer, ServerIdentity, ServerLimits
 
 TICK_S = 0.25
+COLLECT_S = 10.0
+CONFLICTS_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class NameserverProcess:
         self._serving = False
         self._grpc = GrpcServer(serving=lambda: self._serving)
         self._server = DataPlaneServer(
-            self._routes.handlers(),
+            {**self._routes.handlers(), Code.STATUS: self._status},
             identity=ServerIdentity("nameserver", f"nameserver-{options.port}", options.cluster, VERSION),
             log=log,
             bounds=ServerLimits(connections_max=options.max_connections),
@@ -72,7 +76,8 @@ class NameserverProcess:
         self._http = http_pages(metrics, serving=lambda: self._serving)
 
     def _fail(self, reason: str) -> None:
-        self.failure = reason
+        """Something that can't be lived with: stop, and say so in the exit status."""
+        self.failure = self.failure or reason
         self.stopped.set()
 
     async def start(self) -> dict[str, str]:
@@ -85,6 +90,7 @@ class NameserverProcess:
         registration = await bound("gRPC", Endpoint(host, options.grpc_port), self._grpc.listen(host, options.grpc_port))
         http = await bound("HTTP", Endpoint(host, options.http_port), self._http.listen(host, options.http_port))
         self._tasks.every(TICK_S, "expire", self._tick)
+        self._tasks.every(COLLECT_S, "collect", gc_tame.collect)
         self._serving = True
         return {"data plane": str(data), "gRPC": str(registration), "http": f"http://{http}"}
 
@@ -99,14 +105,33 @@ class NameserverProcess:
         await self._grpc.close()
         await self._http.close()
 
+    def _status(self, peer: Peer, message: WireMessage) -> None:
+        views = self._table.brokers(dialled=peer.dialled, now_ms=self._clock.monotonic_ms())
+        peer.reply_json(
+            message,
+            {
+                "version": VERSION,
+                "cluster": self._options.cluster,
+                "route_version": self._table.version,
+                "topics": self._table.topic_count,
+                "topics_in_conflict": sorted(self._table.conflicts)[:CONFLICTS_SHOWN],
+                "brokers": len(views),
+                "masters": sum(view.master for view in views),
+                "connections": len(self._server.peers),
+                "watchers": self._routes.watchers,
+            },
+        )
+
     def _metrics(self) -> Iterator[Metric]:
         family = Family(cluster=self._options.cluster, node_type="nameserver", node_id=self._server.identity.name)
         views = self._table.brokers(dialled="", now_ms=self._clock.monotonic_ms())
-        yield family.gauge("rocketmq_topic_number", "Topics", len(self._table.topics()))
+        yield family.gauge("rocketmq_topic_number", "Topics", self._table.topic_count)
         yield family.gauge("rocketmq_active_broker_num", "Brokers that are registered", len(views))
         yield family.gauge("kourou_masters", "Brokers that are masters", sum(view.master for view in views))
         yield family.gauge("kourou_connections", "Connections on the data plane", len(self._server.peers))
         yield family.gauge("kourou_route_version", "Version of the route table", self._table.version)
+        yield family.gauge("kourou_route_watchers", "Connections that are told of changes", self._routes.watchers)
+        yield family.gauge("kourou_topics_in_conflict", "Topics that brokers define differently", len(self._table.conflicts))
 
 
 async def run(options: NameserverOptions, *, log: Any, ready: Ready) -> None:

@@ -200,6 +200,10 @@ class RouteTable:
         broker by broker; a lasting one is for an administrator."""
         return frozenset(self._conflicts)
 
+    @property
+    def topic_count(self) -> int:
+        return len(self._definitions)
+
     def topics(self) -> list[TopicDefinition]:
         return sorted(self._definitions.values(), key=lambda topic: topic.name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -15,6 +15,7 @@ from kourou.core.route import Endpoint
 from kourou.proto.v1 import nameserver_pb2, nameserver_pb2_grpc
 
 HEARTBEAT_S = 1.0
+ANSWER_S = 5.0  # of connecting, sending and being answered together
 OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
@@ -24,12 +25,23 @@ OPTIONS = (
 
 
 class Registrar:
-    """``report`` gives the broker's current report (a BrokerReport message); ``changed`` is to be called when it differs."""
+    """``report`` gives the broker's current report (a BrokerReport message); ``changed`` is to be called when it differs.
 
-    def __init__(self, nameservers: Sequence[Endpoint], *, report: Callable[[], Any], log: Any) -> None:
-        self._nameservers = nameservers
+    A nameserver that is away or refuses us is asked again for ever. A bug of ours is logged and handed to ``on_bug``.
+    """
+
+    def __init__(
+        self,
+        nameservers: Sequence[Endpoint],
+        *,
+        report: Callable[[], Any],
+        log: Any,
+        on_bug: Callable[[str], None] | None = None,
+    ) -> None:
+        self._nameservers = tuple(dict.fromkeys(nameservers))
         self._report = report
         self._log = log
+        self._on_bug = on_bug
         self._versions = dict.fromkeys(nameservers, 0)
         self._changed: dict[Endpoint, asyncio.Event] = {endpoint: asyncio.Event() for endpoint in nameservers}
         self._tasks: list[asyncio.Task[None]] = []
@@ -37,7 +49,7 @@ class Registrar:
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._keep(endpoint)) for endpoint in self._nameservers]
+        self._tasks = [loop.create_task(self._run(endpoint), name=f"register {endpoint}") for endpoint in self._nameservers]
 
     def changed(self) -> None:
         """The report differs from the last one: tell every nameserver now."""
@@ -48,44 +60,72 @@ class Registrar:
         """Wait until some nameserver has answered."""
         await self._registered.wait()
 
+    @property
+    def versions(self) -> dict[Endpoint, int]:
+        """The version of each nameserver's route table, as it last answered; 0 while it is away."""
+        return dict(self._versions)
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _run(self, endpoint: Endpoint) -> None:
+        try:
+            await self._keep(endpoint)
+        except Exception as failure:  # the root of a task: logged, and the owner decides
+            self._log.error("registration_crashed", nameserver=str(endpoint), exc_info=failure)
+            if self._on_bug is not None:
+                self._on_bug(f"registration with {endpoint}: {failure!r}")
 
     async def _keep(self, endpoint: Endpoint) -> None:
         backoff = Backoff(random.Random(), first_ms=100)
         async with grpc.aio.insecure_channel(str(endpoint), options=OPTIONS) as channel:
             stub: Any = nameserver_pb2_grpc.NameserverStub(channel)
             while True:
-                try:
-                    async for answer in stub.Register(self._messages(endpoint)):
-                        if not self._versions[endpoint]:
-                            self._log.info("registered", nameserver=str(endpoint), name=answer.nameserver)
-                        self._versions[endpoint] = answer.version
-                        self._registered.set()
-                        backoff.reset()
-                    reason = "the stream ended"
-                except grpc.aio.AioRpcError as failure:
-                    reason = f"{failure.code().name}: {failure.details()}"
+                reason = await self._register(endpoint, stub.Register(), backoff)
                 if self._versions[endpoint] or backoff.attempts == 0:
                     self._log.warning("nameserver_lost", nameserver=str(endpoint), reason=reason)
                 self._versions[endpoint] = 0
                 await asyncio.sleep(backoff.next_ms() / 1000)
 
-    async def _messages(self, endpoint: Endpoint) -> AsyncIterator[Any]:
-        """A full report, then heartbeats, and a full report after each change."""
+    async def _register(self, endpoint: Endpoint, call: Any, backoff: Backoff) -> str:
+        """One stream, from the first report to its end; why it ended. Each message waits for its answer, so there is never
+        more than one under way and a nameserver that hangs is noticed."""
         event = self._changed[endpoint]
         event.clear()
-        yield nameserver_pb2.BrokerMessage(report=self._report())
+        call.add_done_callback(lambda _: event.set())  # a stream that ends is noticed at once, not at the next heartbeat
+        message = nameserver_pb2.BrokerMessage(report=self._report())
         sequence = 0
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await event.wait()
-            except TimeoutError:
-                sequence += 1
-                yield nameserver_pb2.BrokerMessage(heartbeat=nameserver_pb2.Heartbeat(sequence=sequence))
-            else:
-                event.clear()
-                yield nameserver_pb2.BrokerMessage(report=self._report())
+        try:
+            while True:
+                async with asyncio.timeout(ANSWER_S):
+                    if not call.done():
+                        await call.write(message)
+                    answer = await call.read()
+                if answer is grpc.aio.EOF:
+                    return "the stream ended"
+                self._answered(endpoint, answer)
+                backoff.reset()
+                try:
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await event.wait()
+                except TimeoutError:
+                    sequence += 1
+                    message = nameserver_pb2.BrokerMessage(heartbeat=nameserver_pb2.Heartbeat(sequence=sequence))
+                else:
+                    event.clear()
+                    message = nameserver_pb2.BrokerMessage(report=self._report())
+        except TimeoutError:
+            return f"no answer within {ANSWER_S:g} s"
+        except grpc.aio.AioRpcError as failure:
+            return f"{failure.code().name}: {failure.details()}"
+        finally:
+            call.cancel()
+
+    def _answered(self, endpoint: Endpoint, answer: Any) -> None:
+        if not self._versions[endpoint]:
+            self._log.info("registered", nameserver=str(endpoint), name=answer.nameserver, version=answer.version)
+        self._versions[endpoint] = answer.version
+        self._registered.set()

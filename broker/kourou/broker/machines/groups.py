@@ -88,18 +88,18 @@ class GroupRegistry:
 
     # ---- projection
 
-    def capture(self) -> list[Any]:
-        return [_record(group) for group in self.all()]
-
     def snapshot(self) -> Iterator[bytes]:
-        return encode_slices(self.capture())
+        """Captured now (groups are immutable, so their references do), encoded as it is drawn from."""
+        return encode_slices(map(_record, list(self._groups.values())))
 
     def restore(self, data: bytes) -> None:
+        """Become what was captured, whatever was here before."""
+        self._groups.clear()
         for record in decode_items(data):
             self._put(record)
 
     def digest(self) -> str:
-        return digest_of(self.capture())
+        return digest_of(map(_record, self.all()))
 
 
 def _record(group: Group) -> Record:

@@ -5,20 +5,25 @@ to the highest one it has stored. A frame in the window is a duplicate and gets 
 refused, because nobody can tell any more; anything else is new.
 
 Windows are dropped after EXPIRE_MS of log time without a frame and, least recently used first, beyond ``producers_max``.
-Both are decided by the frames alone, so every replica drops the same ones.
+Both are decided by the frames alone, so every replica drops the same ones. A window that was captured for a snapshot is
+copied before its next change.
+
+``Refusals`` is the other half of order: what must not overtake a frame that was refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from kourou.broker.machines.projection import decode_items, digest_of, encode_slices
-from kourou.core.errors import FrameInvalid, SequenceExpired
+from kourou.core.errors import FrameInvalid, PredecessorRefused, SequenceExpired, TooManyRequests
 from kourou.core.limits import PRODUCER_WINDOW
 
 PRODUCERS_MAX = 20_000
 EXPIRE_MS = 7 * 86_400_000
+DROPPED_AT_ONCE_MAX = 64  # so that the first new producer after a quiet week does not hold the loop
+REFUSALS_MAX = 4_096
 
 
 class Stored(NamedTuple):
@@ -33,18 +38,25 @@ class Stored(NamedTuple):
 
 
 class _Window:
-    __slots__ = ("highest", "results", "store_ms")
+    __slots__ = ("captured", "highest", "results", "store_ms")
 
-    def __init__(self, highest: int, store_ms: int) -> None:
+    def __init__(self, highest: int, store_ms: int, captured: int) -> None:
         self.highest = highest
         self.store_ms = store_ms
+        self.captured = captured  # how many captures there had been when it was made
         self.results: dict[int, Stored] = {}
+
+    def copy(self, captured: int) -> _Window:
+        twin = _Window(self.highest, self.store_ms, captured)
+        twin.results = self.results.copy()
+        return twin
 
 
 class ProducerWindows:
     def __init__(self, *, producers_max: int = PRODUCERS_MAX) -> None:
         self._windows: dict[int, _Window] = {}  # least recently used first
         self._producers_max = producers_max
+        self._captures = 0
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -73,45 +85,107 @@ class ProducerWindows:
         """Replay of a message frame."""
         window = self._windows.pop(producer_id, None)
         if window is None:
-            window = _Window(sequence, stored.store_ms)
+            window = _Window(sequence, stored.store_ms, self._captures)
             self._drop_old(stored.store_ms)
-        elif sequence > window.highest:
-            results = window.results
-            first_out = window.highest - PRODUCER_WINDOW + 1
-            last_out = sequence - PRODUCER_WINDOW
-            if last_out - first_out >= PRODUCER_WINDOW:
-                results.clear()
-            else:
-                for old in range(first_out, last_out + 1):
-                    results.pop(old, None)
-            window.highest = sequence
-        window.store_ms = stored.store_ms
-        window.results[sequence] = stored
+        else:
+            if window.captured != self._captures:
+                window = window.copy(self._captures)
+            if sequence > window.highest:
+                results = window.results
+                first_out = window.highest - PRODUCER_WINDOW + 1
+                last_out = sequence - PRODUCER_WINDOW
+                if last_out - first_out >= PRODUCER_WINDOW:
+                    results.clear()
+                else:
+                    for old in range(first_out, last_out + 1):
+                        results.pop(old, None)
+                window.highest = sequence
+            window.store_ms = stored.store_ms
+        if sequence > window.highest - PRODUCER_WINDOW:  # else: new when checked, but stored behind one far ahead of it
+            window.results[sequence] = stored
         self._windows[producer_id] = window
 
     def _drop_old(self, now_ms: int) -> None:
-        while self._windows:
-            oldest = next(iter(self._windows))
-            if len(self._windows) < self._producers_max and self._windows[oldest].store_ms >= now_ms - EXPIRE_MS:
+        """Called for each new producer, so there are never more than ``producers_max``."""
+        for _ in range(DROPPED_AT_ONCE_MAX):
+            oldest = next(iter(self._windows), None)
+            if oldest is None or (
+                len(self._windows) < self._producers_max and self._windows[oldest].store_ms >= now_ms - EXPIRE_MS
+            ):
                 break
             del self._windows[oldest]
 
     # ---- projection
 
-    def capture(self) -> list[Any]:
-        return [
-            [producer, window.highest, window.store_ms, [[s, *window.results[s]] for s in sorted(window.results)]]
-            for producer, window in self._windows.items()
-        ]
-
     def snapshot(self) -> Iterator[bytes]:
-        return encode_slices(self.capture())
+        """Captured now, encoded as it is drawn from."""
+        self._captures += 1
+        return encode_slices(_items(list(self._windows), list(self._windows.values())))
 
     def restore(self, data: bytes) -> None:
+        """Become what was captured, whatever was here before."""
+        self._windows.clear()
         for producer, highest, store_ms, results in decode_items(data):
-            window = _Window(highest, store_ms)
+            window = _Window(highest, store_ms, self._captures)
             window.results = {entry[0]: Stored(*entry[1:]) for entry in results}
             self._windows[producer] = window
 
     def digest(self) -> str:
-        return digest_of(self.capture())
+        return digest_of(_items(self._windows, self._windows.values()))
+
+
+def _items(producers: Iterable[int], windows: Iterable[_Window]) -> Iterator[Any]:
+    """[producer, highest sequence, store ms, [[sequence, *result], ...]], least recently used first."""
+    for producer, window in zip(producers, windows, strict=True):
+        yield [producer, window.highest, window.store_ms, [[s, *window.results[s]] for s in sorted(window.results)]]
+
+
+class Refusals:
+    """What must not overtake a refused frame. One for each connection, gone with it; never durable.
+
+    The rule. When frame s of a producer is refused for a queue, that producer's frames for that queue with a sequence
+    from s + 1 to s + WINDOW - 1 are refused too (PredecessorRefused). The hold ends when the connection brings, for that
+    producer and queue, either s itself again (identical bytes) or any sequence >= s + WINDOW (the refused records sealed
+    anew). Frames below s pass and change nothing. A frame that the producer's window knows is answered as a duplicate
+    before this is asked: it has its place already.
+
+    Why it keeps order. A client has fewer than WINDOW sequences between its oldest unresolved frame and its newest, and s
+    is unresolved until the client reads its refusal. So whatever it sent without knowing of the refusal lies in the held
+    range, and whatever it sends outside of the range it sent knowingly. A connection delivers in order: all that was sent
+    unknowingly has come, and was refused, before the frame that ends the hold. From there the client goes through its
+    refused frames of that queue in their old order; each sequence is again held or free by the same rule.
+
+    Why it may end with the connection. All that is unresolved is then sent again on the next one in the order of its
+    sequences, s before its successors; what still comes out of the old connection meets the old hold.
+
+    Bounded: beyond ``refusals_max`` held queues ``refused`` raises TooManyRequests and the connection must be closed, which
+    is safe for the reason above.
+    """
+
+    def __init__(self, *, refusals_max: int = REFUSALS_MAX) -> None:
+        self._held: dict[tuple[int, int], int] = {}  # producer, queue key -> s
+        self._refusals_max = refusals_max
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def check(self, producer_id: int, queue_key: int, sequence: int) -> None:
+        """A frame comes that the window calls new. Raises PredecessorRefused; else it may be stored (or be refused anew)."""
+        place = (producer_id, queue_key)
+        refused = self._held.get(place)
+        if refused is None or sequence < refused:
+            return
+        if refused < sequence < refused + PRODUCER_WINDOW:
+            raise PredecessorRefused(
+                f"sequence {refused} of this producer and queue was refused and {sequence} would overtake it; "
+                f"send {refused} again, or go on at sequence {refused + PRODUCER_WINDOW} or higher"
+            )
+        del self._held[place]
+
+    def refused(self, producer_id: int, queue_key: int, sequence: int) -> None:
+        """A frame was refused, for whatever reason but PredecessorRefused. Of several the lowest sequence counts."""
+        place = (producer_id, queue_key)
+        held = self._held.get(place)
+        if held is None and len(self._held) >= self._refusals_max:
+            raise TooManyRequests(f"refused frames of {self._refusals_max} queues wait to be sent again on this connection")
+        self._held[place] = sequence if held is None else min(held, sequence)

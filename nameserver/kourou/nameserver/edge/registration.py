@@ -77,7 +77,7 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
         return report
 
     def _parse(self, value: Any) -> BrokerReport:
-        """A report, checked: brokers are inside, but a broken one must not spoil the table. Raises BadRequest, IllegalName."""
+        """A report, checked: brokers are inside, but a broken one must not spoil the table. Raises a ClientFault."""
         if value.cluster != self._table.cluster:
             raise BadRequest(f"this nameserver serves cluster {self._table.cluster!r}, not {value.cluster[:100]!r}")
         if not 0 < value.port < 65536:

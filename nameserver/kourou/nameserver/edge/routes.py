@@ -26,6 +26,7 @@ WATCHED_MAX = 100_000  # topics of one connection
 PUSH_TOPICS = 200  # of one step: about 3 ms, at 10 to 15 us a route that is not encoded yet
 PUSH_BYTES = 256 * 1024  # of routes in one message, far below what a client accepts
 ENCODED_MAX = 20_000  # routes kept encoded, all of the table's present version
+MASTERS_MAX = 1_000  # lists of masters kept encoded, one for each address that clients dial
 
 
 class RouteHandlers:
@@ -101,6 +102,7 @@ class RouteHandlers:
 
     def _push_some(self) -> None:
         self._turn = None
+        self._forget_old()
         left = PUSH_TOPICS
         while self._pending and left > 0:
             peer, topics = next(iter(self._pending.items()))
@@ -135,6 +137,7 @@ class RouteHandlers:
 
     def _answer(self, peer: Peer, topics: Iterable[str], *, more: bytes = b"") -> bytes:
         """``{"routes", "missing", "brokers"}``, put together from encoded parts."""
+        self._forget_old()
         routes: list[bytes] = []
         missing: list[str] = []
         for topic in topics:
@@ -146,11 +149,15 @@ class RouteHandlers:
         parts = (b'{"routes":[', b",".join(routes), b'],"missing":', wire.encode_json(missing), b',"brokers":')
         return b"".join((*parts, self._masters(peer.dialled), more, b"}"))
 
-    def _route(self, dialled: str, topic: str) -> bytes | None:
-        if self._encoded_version != self._table.version or len(self._encoded) >= ENCODED_MAX:
+    def _forget_old(self) -> None:
+        """What is encoded holds for one version of the table."""
+        full = len(self._encoded) > ENCODED_MAX or len(self._encoded_masters) > MASTERS_MAX
+        if full or self._encoded_version != self._table.version:
             self._encoded.clear()
             self._encoded_masters.clear()
             self._encoded_version = self._table.version
+
+    def _route(self, dialled: str, topic: str) -> bytes | None:
         key = (dialled, topic)
         try:
             return self._encoded[key]
@@ -162,7 +169,7 @@ class RouteHandlers:
     def _masters(self, dialled: str) -> bytes:
         """One entry a broker group that has any member: where to define topics."""
         known = self._encoded_masters.get(dialled)
-        if known is not None and self._encoded_version == self._table.version:
+        if known is not None:
             return known
         groups: dict[str, dict[str, Any]] = {}
         for view in self._table.brokers(dialled=dialled, now_ms=self._clock.monotonic_ms()):
@@ -170,9 +177,7 @@ class RouteHandlers:
             if view.master:
                 group["epoch"] = view.report.epoch
                 group["master"] = str(view.address)
-        encoded = wire.encode_json(list(groups.values()))
-        if self._encoded_version == self._table.version:
-            self._encoded_masters[dialled] = encoded
+        encoded = self._encoded_masters[dialled] = wire.encode_json(list(groups.values()))
         return encoded
 
 

@@ -20,7 +20,7 @@ class BrokerProcess(BrokerServer):
         if options.broker_id != 0:
             raise NotSupported(f"broker_id is {options.broker_id}: slaves come with replication; 0 is the master")
         super().__init__(options, log=log)
-        self._registrar = Registrar(options.nameservers, report=self._report, log=log)
+        self._registrar = Registrar(options.nameservers, report=self._report, log=log, on_bug=self.fail)
 
     async def register(self) -> None:
         self.node.admin.on_topics_changed(self._registrar.changed)

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from kourou.core.errors import BadRequest
 
 SEQUENCE_MAX = (1 << 48) - 1
+_NATIVE = re.compile("[0-9a-fA-F]{32}")
 
 
 class MessageId(NamedTuple):
@@ -29,9 +31,6 @@ def parse_id(text: str) -> MessageId | None:
     """The parts of a native id; None when the text has another form (an official client's id)."""
     if not isinstance(text, str):
         raise BadRequest(f"message id must be a string, not {type(text).__name__}")
-    if len(text) != 32:
+    if not _NATIVE.fullmatch(text):  # int() would also take signs, blanks and underscores
         return None
-    try:
-        return MessageId(int(text[:16], 16), int(text[16:28], 16), int(text[28:], 16))
-    except ValueError:
-        return None
+    return MessageId(int(text[:16], 16), int(text[16:28], 16), int(text[28:], 16))

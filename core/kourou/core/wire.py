@@ -139,12 +139,14 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def decode_json(body: memoryview | bytes, *, what: str = "body") -> dict[str, Any]:
+def decode_json(
+    body: memoryview | bytes, *, what: str = "body", bytes_max: int = JSON_BYTES_MAX
+) -> dict[str, Any]:
     """The object in a self-describing body; an empty body is an empty object. Raises BadRequest or LimitExceeded."""
     if not len(body):
         return {}
-    if len(body) > JSON_BYTES_MAX:
-        raise LimitExceeded(f"{what} has {len(body)} bytes of JSON; the limit is {JSON_BYTES_MAX}")
+    if len(body) > bytes_max:
+        raise LimitExceeded(f"{what} has {len(body)} bytes of JSON; the limit is {bytes_max}")
     try:
         value = json.loads(bytes(body))
     except (ValueError, RecursionError):

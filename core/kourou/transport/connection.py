@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from kourou.core import wire
 from kourou.core.errors import DeadlineExceeded, KourouError, NotConnected, OutcomeUnknown
+from kourou.core.limits import WIRE_BYTES_MAX
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
 from kourou.core.wire import Code, Flag, FrameReader, WireMessage
@@ -87,7 +88,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def ask_json(self, code: int, value: object, *, timeout_s: float = 10.0) -> dict[str, Any]:
         message = await self.ask(code, parts=(wire.encode_json(value),), timeout_s=timeout_s)
-        return wire.decode_json(message.body, what=f"answer to {Code(code).name}")
+        return wire.decode_json(message.body, what=f"answer to {Code(code).name}", bytes_max=WIRE_BYTES_MAX)
 
     def push(self, code: int, *, header: bytes = b"", parts: Iterable[Part] = ()) -> None:
         """Send a one-way message; nothing happens when the connection has ended."""
@@ -168,7 +169,7 @@ class Connection(asyncio.BufferedProtocol):
             if message.flags & _ANSWER:
                 answered = waiting.pop(message.opaque, None)
                 if answered is not None:
-                    answered(wire.decode_error(message) if message.flags & _ERROR else message)
+                    answered(self._error(message) if message.flags & _ERROR else message)
                 elif message.flags & _ERROR and not message.opaque:
                     self.reason = str(wire.decode_error(message))
             elif message.code == Code.GOAWAY:
@@ -178,6 +179,13 @@ class Connection(asyncio.BufferedProtocol):
                 handler = self.handlers.get(message.code)
                 if handler is not None:
                     handler(message)
+
+    def _error(self, message: WireMessage) -> KourouError:
+        try:
+            return wire.decode_error(message)
+        except KourouError as failure:
+            self.abort(f"what it sent can't be read: {failure}")
+            return OutcomeUnknown(f"{self.endpoint} answered with an error that can't be read: {failure}")
 
     def pause_writing(self) -> None:
         self._writable.clear()

@@ -167,7 +167,9 @@ class FakeServer:
 
     # ---- routes
 
-    def add_topic(self, topic: str, *, queues: int = 1, type: str = "normal", placement: dict[str, int] | None = None) -> None:
+    def add_topic(
+        self, topic: str, *, queues: int = 1, type: str = "normal", placement: dict[str, int] | None = None
+    ) -> None:
         shares = placement or {self.name: queues}
         self.topics[topic] = {"type": type, "placement": sorted(shares.items())}
         self.push_routes()

@@ -8,8 +8,9 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 
@@ -18,6 +19,8 @@ from kourou.client.blocking import Client, Message
 from kourou.client.blocking.portal import Portal
 from kourou.core.errors import BadRequest, FrameInvalid, NotConnected, TopicNotFound
 from tests.unit.client.fake_server import FakeServer, plain
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ class Served:
         await server.listen()
         return server
 
-    def run(self, coroutine):  # type: ignore[no-untyped-def]
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
 

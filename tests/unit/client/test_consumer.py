@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from array import array
+from typing import Any
 
 import pytest
 
@@ -220,14 +222,15 @@ async def test_refusals_reach_the_caller() -> None:
         def refuse(peer: object, message: object) -> None:
             raise GroupShapeMismatch("group g is shared")
 
-        server.on_subscribe = refuse  # type: ignore[assignment,method-assign]
+        server.on_subscribe = refuse  # type: ignore[method-assign]
         async with Client(server.address) as client:
             with pytest.raises(GroupShapeMismatch):
                 async with client.consumer("t", group="g"):
                     pass
-            for options in ({"mode": "x"}, {"start": "x"}, {"prefetch_bytes": 1}, {"tags": []}):
+            wrong: list[dict[str, Any]] = [{"mode": "x"}, {"start": "x"}, {"prefetch_bytes": 1}, {"tags": []}]
+            for options in wrong:
                 with pytest.raises(BadRequest):
-                    client.consumer("t", group="g", **options)  # type: ignore[arg-type]
+                    client.consumer("t", group="g", **options)
 
 
 async def test_a_closed_consumer_ends_the_loop() -> None:
@@ -285,11 +288,14 @@ async def test_a_damaged_frame_is_named() -> None:
 
 
 async def test_compressed_frames() -> None:
-    import zlib
-
     bodies = [b"a" * 50, b"b" * 60]
     sealed = frame.seal(
-        topic="t", queue_id=0, records=bodies, born_ms=1, compression=Compression.ZLIB, stored=zlib.compress(b"".join(bodies))
+        topic="t",
+        queue_id=0,
+        records=bodies,
+        born_ms=1,
+        compression=Compression.ZLIB,
+        stored=zlib.compress(b"".join(bodies)),
     )
     async with FakeServer() as server:
         server.add_topic("t")

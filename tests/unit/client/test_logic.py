@@ -116,7 +116,9 @@ def test_a_topic_is_dropped_only_by_a_nameserver_that_knows_its_broker() -> None
     assert table.masters == {"a": None}
 
 
-@pytest.mark.parametrize("bad", [{"routes": [{}]}, {"brokers": [{}]}, {"routes": 5}, {"brokers": [{"broker": "a", "master": "x"}]}])
+@pytest.mark.parametrize(
+    "bad", [{"routes": [{}]}, {"brokers": [{}]}, {"routes": 5}, {"brokers": [{"broker": "a", "master": "x"}]}]
+)
 def test_bad_answers_about_routes(bad: dict[str, object]) -> None:
     with pytest.raises(BadRequest):
         RouteTable().take(bad)

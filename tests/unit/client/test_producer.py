@@ -8,8 +8,8 @@ import pytest
 
 from kourou.client import Client, Message, SendFailed
 from kourou.core.errors import (
-    BodyTooLarge,
     BadRequest,
+    BodyTooLarge,
     Busy,
     DeadlineExceeded,
     FlushFailed,

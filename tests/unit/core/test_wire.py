@@ -134,7 +134,12 @@ def test_errors_travel_with_code_text_and_delay() -> None:
 
 @pytest.mark.parametrize(
     ("body", "kind"),
-    [({"code": 399, "message": "new"}, TryLater), ({"code": 9_000}, InternalError), ({"code": "x"}, InternalError), ({}, InternalError)],
+    [
+        ({"code": 399, "message": "new"}, TryLater),
+        ({"code": 9_000}, InternalError),
+        ({"code": "x"}, InternalError),
+        ({}, InternalError),
+    ],
 )
 def test_errors_of_newer_peers_keep_their_kind(body: dict[str, object], kind: type[KourouError]) -> None:
     raw = wire.encode(1, 1, flags=Flag.ANSWER | Flag.ERROR, body=wire.encode_json(body))

@@ -21,8 +21,8 @@ The generation (epoch of the broker, number) fences commits: one of a former own
 each hand-over; it is remembered as long as the group has members of the topic here, and no queue starts below what was
 forgotten. A member that is silent for silence_ms is expelled; only a closed connection is quicker.
 
-Effects that are taken together never say two things of one queue: a queue whose Assign nobody has taken yet is simply
-given to somebody else, without Revoke, because its delivery never began.
+A queue whose Assign nobody has taken yet is simply given to somebody else, without Revoke: its delivery never began. So
+effects that are taken together never revoke a queue after they assigned it.
 """
 
 from __future__ import annotations

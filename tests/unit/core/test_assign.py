@@ -1,0 +1,76 @@
+"""Assignment of queues to members: even shares, stable, few moves."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kourou.core.assign import Queue, assign
+
+QUEUES = st.lists(st.tuples(st.sampled_from(["a", "b", "c|d"]), st.integers(0, 700)), unique=True, max_size=120)
+PINNED = {"x": [("b", 0), ("b", 1)], "y": [("b", 300)]}
+MEMBERS = st.lists(st.text(min_size=1, max_size=4), unique=True, max_size=12)
+
+
+def owners(queues: list[Queue], members: list[str]) -> dict[Queue, str]:
+    return {queue: name for name, share in assign(queues, members).items() for queue in share}
+
+
+@settings(max_examples=150, deadline=None)
+@given(QUEUES, MEMBERS, st.randoms(use_true_random=False))
+def test_every_queue_has_one_owner_and_shares_are_even(queues: list[Queue], members: list[str], r: random.Random) -> None:
+    """Floor or ceil for each; the order of what is handed in (and repetitions) make no difference."""
+    shares = assign(queues, members)
+    assert set(shares) == set(members)
+    if members:
+        assert sorted(queue for share in shares.values() for queue in share) == sorted(queues)
+        assert all(len(queues) // len(members) <= len(share) <= -(-len(queues) // len(members)) for share in shares.values())
+        assert all(share == sorted(share) for share in shares.values())
+    shuffled_queues, shuffled_members = queues * 2, members * 2
+    r.shuffle(shuffled_queues)
+    r.shuffle(shuffled_members)
+    assert assign(shuffled_queues, shuffled_members) == shares
+
+
+@pytest.mark.parametrize(
+    ("queue_count", "member_count", "moves_max"),
+    [(8, 1, 4), (8, 2, 4), (16, 5, 6), (64, 7, 16), (64, 20, 14), (200, 10, 36), (1000, 20, 90), (1000, 99, 60)],
+)
+def test_one_more_member_moves_little_more_than_its_share(queue_count: int, member_count: int, moves_max: int) -> None:
+    """Mean of 10 fixed cases; it is the same when that member leaves. The share is queue_count / (member_count + 1)."""
+    queues = [(f"broker-{number % 4}", number // 4) for number in range(queue_count)]
+    moves = 0
+    for case in range(10):
+        members = [f"member-{case}-{number}" for number in range(member_count + 1)]
+        before, after = owners(queues, members[:-1]), owners(queues, members)
+        moves += sum(before[queue] != after[queue] for queue in queues)
+        assert len(assign(queues, members)[members[-1]]) >= queue_count // (member_count + 1)
+    assert moves / 10 <= moves_max, moves / 10
+
+
+def test_no_member_is_preferred() -> None:
+    """Who gets the odd queue changes with the topic: 300 topics of one queue over three members."""
+    counts = dict.fromkeys("xyz", 0)
+    for number in range(300):
+        counts[owners([(f"broker-{number}", 0)], list(counts))[f"broker-{number}", 0]] += 1
+    assert all(70 <= count <= 130 for count in counts.values()), counts
+
+
+def test_the_result_is_the_same_in_every_process() -> None:
+    """Brokers must agree: nothing may depend on Python's own randomised hash. The value is pinned for other versions."""
+    program = (
+        "from kourou.core.assign import assign;"
+        "print(sorted(assign([('b%d' % (n % 3), n // 3) for n in range(40)], ['m%d' % n for n in range(7)]).items()))"
+    )
+    queues = [(f"b{n % 3}", n // 3) for n in range(40)]
+    here = str(sorted(assign(queues, [f"m{n}" for n in range(7)]).items()))
+    for seed in ("1", "2"):
+        environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": seed}
+        run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == here
+    assert assign([("b", 0), ("b", 1), ("b", 300)], ["x", "y"]) == PINNED

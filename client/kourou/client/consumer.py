@@ -22,45 +22,14 @@ from kourou.client import fork
 from kourou.client.batches import Batch
 from kourou.client.cluster import Cluster
 from kourou.client.delivered import ReceivedMessage
+from kourou.client.options import ConsumerOptions, Start
 from kourou.client.subscription import Position, Subscription
 from kourou.core.errors import BadRequest, KourouError, NotConnected, QueueNotFound
-from kourou.core.names import check_group, check_topic
+from kourou.core.names import check_topic
 
 COMMIT_EVERY_S = 1.0
-Start = str | dict[str, int]
 
 __all__ = ["Batch", "Consumer", "ConsumerOptions", "Start"]
-
-
-class ConsumerOptions:
-    __slots__ = ("auto_commit", "credit", "group", "mode", "start", "tags", "verify")
-
-    def __init__(
-        self,
-        *,
-        group: str,
-        start: Start,
-        tags: frozenset[str] | None,
-        auto_commit: bool,
-        mode: str,
-        credit: int,
-        verify: bool,
-    ) -> None:
-        self.group = check_group(group)
-        if mode not in ("stream", "broadcast"):
-            raise BadRequest(f'mode is {mode!r}; it must be "stream" or "broadcast"')
-        if start not in ("earliest", "latest") and not isinstance(start, dict):
-            raise BadRequest('start must be "earliest", "latest", {"time": ms} or {"offset": n}')
-        if tags is not None and not tags:
-            raise BadRequest("tags is empty; leave it out to get every message")
-        if not 1024 <= credit <= 256 << 20:
-            raise BadRequest(f"prefetch_bytes is {credit}; from 1024 to {256 << 20} is allowed")
-        self.start = start
-        self.tags = tags
-        self.auto_commit = auto_commit
-        self.mode = mode
-        self.credit = credit
-        self.verify = verify
 
 
 class Consumer:

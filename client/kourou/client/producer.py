@@ -15,36 +15,29 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
 from types import TracebackType
 from typing import Any, Self
 
 from kourou.client import fork
-from kourou.client.cluster import Cluster, is_retryable
-from kourou.client.lane import Lane
+from kourou.client.cluster import Cluster
+from kourou.client.dispatch import Dispatcher
 from kourou.client.logic.batch import Batch, Outcome, QueueName, Stored
-from kourou.client.logic.faults import Faults
-from kourou.client.logic.selector import AVOIDED, GOOD, UNUSABLE, Selector
+from kourou.client.logic.chunks import chunks
+from kourou.client.logic.selector import Selector
+from kourou.client.many import Many
 from kourou.client.message import Message, Receipt, check_body, check_message_group, encode_properties
 from kourou.client.receipts import Receipts, SendFailed, make_receipt
-from kourou.core.backoff import Backoff
 from kourou.core.compression import parse as parse_compression
 from kourou.core.errors import (
     BadRequest,
     BodyTooLarge,
-    DeadlineExceeded,
     KourouError,
     NotConnected,
-    NotHere,
     NotSupported,
-    OutcomeUnknown,
-    TopicNotFound,
     TopicTypeMismatch,
 )
-from kourou.core.frame import Compression, reseal
 from kourou.core.limits import BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX
 from kourou.core.route import TopicRoute, TopicType
 from kourou.core.siphash import message_group_index
@@ -79,22 +72,18 @@ class Producer:
         self._compression = parse_compression(compression)
         self._deadline_s = deadline_s
         self._buffer_bytes = buffer_bytes
-        self._closed = False
+        self._closed = self._forked = False
         self._selector = Selector(cluster.rng)
         self._loop = asyncio.get_running_loop()
         self._start()
-        cluster.on_change(self._route_changed)
+        self._dispatcher = self._new_dispatcher()
         fork.watch(self)
 
     def _start(self) -> None:
         """With an identity of its own, and nothing under way."""
         self.id = random.SystemRandom().getrandbits(63) | 1
-        self._faults = Faults(self._cluster.rng)
-        self._lanes: dict[str, Lane] = {}
         self._open: dict[tuple[str, QueueName | None], Batch] = {}
         self._lingering: dict[Batch, asyncio.TimerHandle] = {}
-        self._waiting: deque[Batch] = deque()  # closed, for any queue
-        self._ordered: dict[tuple[str, QueueName], deque[Batch]] = {}  # closed, by their queue
         self._live: dict[int, Batch] = {}  # batches that are not finished, by number, rising
         self._number = 0
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()  # (last batch they wait for, …), rising
@@ -106,10 +95,23 @@ class Producer:
         self._posted_topic = ""
         self._reaper: asyncio.TimerHandle | None = None
 
+    def _new_dispatcher(self) -> Dispatcher:
+        dispatcher = Dispatcher(
+            self._cluster,
+            producer_id=self.id,
+            compression=self._compression,
+            finished=self._finish,
+            settled=self._settled,
+        )
+        self._cluster.on_change(dispatcher.route_changed)
+        return dispatcher
+
     def forked(self) -> None:
         """In the child the messages under way are the parent's; their senders are not here either."""
-        fork.bury(self._loop, self._lanes, self._lingering, self._flushes, self._room, self._reaper)
+        fork.bury(self._loop, self._dispatcher, self._lingering, self._flushes, self._room, self._reaper)
+        self._cluster.off_change(self._dispatcher.route_changed)
         self._start()
+        self._forked = True
 
     async def __aenter__(self) -> Self:
         return self
@@ -207,14 +209,14 @@ class Producer:
         """
         route = self._cluster.routes.get(topic) or await self._route(topic)
         given = messages if isinstance(messages, list) else list(messages)
-        many = _Many(topic, self._loop.create_future())
+        many = Many(topic, self._loop.create_future())
         if set(map(type, given)) <= {bytes}:
             await self._send_bodies(route, given, many)  # type: ignore[arg-type]
         else:
             await self._send_messages(route, given, many)
         return await many.wait(len(given))
 
-    async def _send_bodies(self, route: TopicRoute, bodies: list[bytes], many: _Many) -> None:
+    async def _send_bodies(self, route: TopicRoute, bodies: list[bytes], many: Many) -> None:
         self._check_route(route, None)
         if self._closed:
             raise NotConnected("the producer is closed")
@@ -224,17 +226,17 @@ class Producer:
         largest = max(sizes)
         if largest > BODY_BYTES_MAX:
             raise BodyTooLarge(f"a body has {largest} bytes; the limit is {BODY_BYTES_MAX}")
-        for start, end, size in _chunks(sizes, largest, self._batch_bytes):
+        for start, end, size in chunks(sizes, largest, self._batch_bytes):
             if self._buffered >= self._buffer_bytes:
                 await self._wait_for_room()
             batch = self._new_batch(route.topic, None, many.expect(start))
             batch.records = bodies[start:end] if end - start < len(bodies) else bodies
             batch.size = size
             self._buffered += size
-            self._waiting.append(batch)
-            self._pump()
+            self._dispatcher.add(batch)
+            self._dispatcher.pump()
 
-    async def _send_messages(self, route: TopicRoute, given: Sequence[bytes | str | Message], many: _Many) -> None:
+    async def _send_messages(self, route: TopicRoute, given: Sequence[bytes | str | Message], many: Many) -> None:
         prepared: list[tuple[bytes, Message | None, bytes]] = []
         for item in given:
             message = item if isinstance(item, Message) else None
@@ -249,7 +251,10 @@ class Producer:
 
     async def _route(self, topic: str) -> TopicRoute:
         """A topic that is met for the first time; after a fork that is each, on the loop of the new process."""
-        self._loop = asyncio.get_running_loop()
+        if self._forked:
+            self._forked = False
+            self._loop = asyncio.get_running_loop()
+            self._dispatcher = self._new_dispatcher()
         return await self._cluster.route(topic)
 
     # ---- batches
@@ -310,7 +315,7 @@ class Producer:
             self._posted_topic = route.topic
         if batch.size >= self._batch_bytes or number + 1 >= RECORDS_PER_FRAME_MAX:
             self._close(place)
-            self._pump()
+            self._dispatcher.pump()
         elif len(self._live) == len(self._open):  # nothing closed is under way
             self._flush_soon()
         elif fresh:
@@ -331,7 +336,7 @@ class Producer:
     def _lingered(self, place: tuple[str, QueueName | None], batch: Batch) -> None:
         if self._open.get(place) is batch:
             self._close(place)
-            self._pump()
+            self._dispatcher.pump()
 
     def _flush_soon(self) -> None:
         """Nothing is under way: don't wait. A lone sender's message goes at once; where many send together, at the end of
@@ -350,7 +355,7 @@ class Producer:
         if self._open:
             for place in list(self._open):
                 self._close(place)
-            self._pump()
+            self._dispatcher.pump()
 
     def _close(self, place: tuple[str, QueueName | None]) -> None:
         batch = self._open.pop(place)
@@ -358,168 +363,9 @@ class Producer:
         if timer is not None:
             timer.cancel()
         self._last_count = len(batch.records)
-        if batch.pinned is None:
-            self._waiting.append(batch)
-        else:
-            self._ordered.setdefault((batch.topic, batch.pinned), deque()).append(batch)
-
-    # ---- sending batches
-
-    def _pump(self) -> None:
-        """Give slots to the batches that wait."""
-        if self._ordered:
-            self._pump_ordered()
-        waiting = self._waiting
-        while waiting:
-            batch = waiting[0]
-            if batch.topic not in self._cluster.routes:
-                waiting.popleft()
-                self._gone(batch)
-                continue
-            found = self._choose(batch.topic)
-            if found is None:
-                return
-            waiting.popleft()
-            self._dispatch(batch, *found)
-
-    def _pump_ordered(self) -> None:
-        for place in list(self._ordered):
-            batches = self._ordered[place]
-            while batches and place[0] not in self._cluster.routes:
-                self._gone(batches.popleft())
-            lane = self._lane(place[1][0])
-            while batches and (place[0], place[1][1]) not in lane.busy and lane.has_slot:
-                if not lane.usable:
-                    self._connect(lane)
-                    break
-                self._dispatch(batches.popleft(), lane, place[1])
-            if not batches:
-                del self._ordered[place]
-
-    def _gone(self, batch: Batch) -> None:
-        self._selector.forget(batch.topic)
-        self._finish(batch, TopicNotFound(f"topic {batch.topic!r} has been deleted"))
-
-    def _choose(self, topic: str) -> tuple[Lane, QueueName] | None:
-        """The next queue in turn whose broker can take a frame now; one to be avoided only when there is no other."""
-        queue = self._selector.choose(self._cluster.routes[topic], self._rank)
-        return (self._lanes[queue[0]], queue) if queue is not None else None
-
-    def _rank(self, broker: str) -> int:
-        lane = self._lanes.get(broker) or self._lane(broker)
-        if not lane.usable:
-            self._connect(lane)
-            return UNUSABLE
-        if not lane.has_slot:
-            return UNUSABLE
-        return AVOIDED if self._faults.avoided(broker, self._loop.time()) else GOOD
-
-    def _dispatch(self, batch: Batch, lane: Lane, queue: QueueName) -> None:
-        batch.sequence = lane.next_sequence()
-        try:
-            if batch.sealed is not None:
-                batch.sealed = reseal(batch.sealed, queue_id=queue[1], sequence=batch.sequence)
-            else:
-                batch.sealed = batch.seal(
-                    queue_id=queue[1],
-                    producer_id=self.id,
-                    sequence=batch.sequence,
-                    compression=self._compression if batch.pinned is None else Compression.NONE,
-                )
-        except KourouError as failure:
-            self._finish(batch, failure)
-            return
-        lane.send(batch, queue)
-
-    def _lane(self, broker: str) -> Lane:
-        lane = self._lanes.get(broker)
-        if lane is None:
-            lane = Lane(
-                broker,
-                producer_id=self.id,
-                loop=self._loop,
-                faults=self._faults,
-                resolved=self._resolved,
-                pump=self._pump,
-                reconnect=self._connect,
-            )
-            self._lanes[broker] = lane
-            lane.connection = self._cluster.connected(broker)
-        return lane
-
-    def _connect(self, lane: Lane) -> None:
-        if not lane.connecting and not self._closed:
-            lane.connecting = True
-            self._cluster.spawn(self._keep_connecting(lane))
-
-    async def _keep_connecting(self, lane: Lane) -> None:
-        """Try until it works or nobody needs it any more."""
-        backoff = Backoff(self._cluster.rng)
-        try:
-            while self._live and not self._closed:
-                try:
-                    connection = await self._cluster.broker(lane.broker)
-                except KourouError as failure:
-                    self._faults.failed(lane.broker, self._loop.time())
-                    self._note_refusal(lane, failure)
-                    await asyncio.sleep(backoff.next_ms() / 1000)
-                    continue
-                lane.connected(connection)
-                break
-        finally:
-            lane.connecting = False
-        self._pump()
-
-    def _route_changed(self) -> None:
-        for lane in self._lanes.values():
-            master = self._cluster.masters.get(lane.broker)
-            if lane.connection is not None and master is not None and lane.connection.endpoint != master:
-                lane.connection = None  # another process is the master now
-                if lane.unresolved:
-                    self._connect(lane)
-        self._pump()
-
-    def _note_refusal(self, lane: Lane, failure: KourouError) -> None:
-        """For those who give up meanwhile: this is why."""
-        for batch in self._waiting:
-            batch.refusal = failure
-        for (_, queue), batches in self._ordered.items():
-            if queue[0] == lane.broker:
-                for batch in batches:
-                    batch.refusal = failure
+        self._dispatcher.add(batch)
 
     # ---- outcomes
-
-    def _resolved(self, lane: Lane, batch: Batch, outcome: Outcome) -> None:
-        if isinstance(outcome, KourouError) and is_retryable(outcome) and batch.deadline > self._loop.time():
-            self._retry(batch, outcome)
-        else:
-            self._finish(batch, outcome)
-        if self._open and len(self._live) == len(self._open):
-            self._flush_now()
-        elif self._waiting or self._ordered:
-            self._pump()
-
-    def _retry(self, batch: Batch, refusal: KourouError) -> None:
-        """Refused, but not for good: again a little later."""
-        batch.refusal = refusal
-        batch.attempts += 1
-        if isinstance(refusal, NotHere):
-            self._cluster.spawn(self._cluster.forget(batch.topic))
-        delay_s = max(refusal.retry_after_ms or 0, min(1_000, 10 << min(batch.attempts, 7))) / 1000
-        if batch.pinned is not None:
-            place = (batch.topic, batch.pinned)
-            self._lane(batch.pinned[0]).busy.add((batch.topic, batch.pinned[1]))  # nobody overtakes it meanwhile
-            self._ordered.setdefault(place, deque()).appendleft(batch)
-        delay_s *= self._cluster.rng.uniform(0.5, 1.0)
-        self._loop.call_later(min(delay_s, max(0.0, batch.deadline - self._loop.time())), self._again, batch)
-
-    def _again(self, batch: Batch) -> None:
-        if batch.pinned is not None:
-            self._lane(batch.pinned[0]).busy.discard((batch.topic, batch.pinned[1]))
-        else:
-            self._waiting.append(batch)
-        self._pump()
 
     def _finish(self, batch: Batch, outcome: Outcome) -> None:
         live = self._live
@@ -562,26 +408,18 @@ class Producer:
         finally:
             self._let_in()  # also where this one was cancelled after it had been woken
 
+    def _settled(self) -> None:
+        """An answer has come: where nothing else is under way, what has gathered meanwhile goes now."""
+        if self._open and len(self._live) == len(self._open):
+            self._flush_now()
+        elif self._dispatcher.waiting:
+            self._dispatcher.pump()
+
     def _reap(self) -> None:
-        """Give up on what has passed its deadline."""
         self._reaper = None
-        now = self._loop.time()
-        for lane in self._lanes.values():
-            for batch in [b for b in lane.unresolved.values() if b.deadline <= now]:
-                lane.give_up(batch)
-                self._finish(
-                    batch,
-                    OutcomeUnknown(f"broker {lane.broker} did not answer in time: the messages may or may not be stored"),
-                )
-        for batches in (self._waiting, *self._ordered.values()):
-            for batch in [b for b in batches if b.deadline <= now]:
-                batches.remove(batch)
-                reason = batch.refusal or NotConnected("no broker could take it")
-                self._finish(batch, DeadlineExceeded(f"not sent before the deadline: {reason}"))
-        self._ordered = {place: batches for place, batches in self._ordered.items() if batches}
-        if self._live:
+        self._dispatcher.reap()
+        if self._live and self._reaper is None:
             self._reaper = self._loop.call_later(REAP_S, self._reap)
-        self._pump()
 
     async def close(self) -> None:
         """Send what is still there, wait for the outcomes, and stop. Failures of ``post`` are raised as by ``flush``."""
@@ -591,77 +429,7 @@ class Producer:
             await self.flush()
         finally:
             self._closed = True
-            self._cluster.off_change(self._route_changed)
+            self._dispatcher.closed = True
+            self._cluster.off_change(self._dispatcher.route_changed)
             if self._reaper is not None:
                 self._reaper.cancel()
-
-
-class _Many:
-    """The outcomes of one ``send_many``."""
-
-    def __init__(self, topic: str, future: asyncio.Future[None]) -> None:
-        self._topic = topic
-        self._future = future
-        self._missing = 0
-        self._waiting = False
-        self._parts: list[tuple[int, int, Stored]] = []
-        self._failures: list[tuple[int, KourouError]] = []
-
-    def expect(self, start: int) -> Callable[[Batch, Outcome], None]:
-        """For a batch whose first record is message number ``start``."""
-        self._missing += 1
-
-        def done(batch: Batch, outcome: Outcome) -> None:
-            if isinstance(outcome, Stored):
-                self._parts.append((start, 0, outcome))
-            else:
-                self._failures.append((len(batch.records), outcome))
-            self._arrived()
-
-        return done
-
-    def expect_one(self, index: int) -> Callable[[int, Outcome], None]:
-        """For a message that shares its batch with others."""
-        self._missing += 1
-
-        def called(number: int, outcome: Outcome) -> None:
-            if isinstance(outcome, Stored):
-                self._parts.append((index, number, outcome))
-            else:
-                self._failures.append((1, outcome))
-            self._arrived()
-
-        return called
-
-    def _arrived(self) -> None:
-        self._missing -= 1
-        if self._missing == 0 and self._waiting and not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self, count: int) -> Receipts:
-        self._waiting = True
-        if self._missing:
-            await self._future
-        if self._failures:
-            raise SendFailed(self._topic, self._failures)
-        self._parts.sort(key=lambda part: part[0])
-        return Receipts(self._topic, self._parts).close(count)
-
-
-def _chunks(sizes: list[int], largest: int, batch_bytes: int) -> Iterable[tuple[int, int, int]]:
-    """(start, end, bytes) of runs of messages that make a batch; without a loop over the messages."""
-    count = len(sizes)
-    if min(sizes) == largest:
-        per = max(1, min(RECORDS_PER_FRAME_MAX, batch_bytes // max(1, largest)))
-        for start in range(0, count, per):
-            end = min(count, start + per)
-            yield start, end, (end - start) * largest
-        return
-    ends = list(accumulate(sizes))
-    start = 0
-    before = 0
-    while start < count:
-        end = max(start + 1, bisect_right(ends, before + batch_bytes))
-        end = min(end, start + RECORDS_PER_FRAME_MAX, count)
-        yield start, end, ends[end - 1] - before
-        start, before = end, ends[end - 1]

@@ -196,16 +196,19 @@ def seal(
     if not 0 < count <= RECORDS_PER_FRAME_MAX:
         raise FrameInvalid(f"frame has {count} records; from 1 to {RECORDS_PER_FRAME_MAX} are allowed")
     given = dict(columns) if columns else {}
-    lengths = array("I", map(len, records))
-    if min(lengths) != max(lengths):
-        given[Column.LENGTHS] = lengths
+    if count == 1:
+        raw_size = len(records[0])
+    else:
+        lengths = array("I", map(len, records))
+        raw_size = sum(lengths)
+        if min(lengths) != max(lengths):
+            given[Column.LENGTHS] = lengths
     present = 0
     for column in given:
         present |= column
     topic_bytes = topic.encode()
     parts = [b"", topic_bytes + bytes(-len(topic_bytes) % 4)]
     parts += [given[column].tobytes() for column in sorted(given)]
-    raw_size = sum(lengths)
     if stored is None:
         records_size = raw_size
         parts.extend(records)

@@ -139,9 +139,7 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def decode_json(
-    body: memoryview | bytes, *, what: str = "body", bytes_max: int = JSON_BYTES_MAX
-) -> dict[str, Any]:
+def decode_json(body: memoryview | bytes, *, what: str = "body", bytes_max: int = JSON_BYTES_MAX) -> dict[str, Any]:
     """The object in a self-describing body; an empty body is an empty object. Raises BadRequest or LimitExceeded."""
     if not len(body):
         return {}

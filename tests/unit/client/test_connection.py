@@ -129,7 +129,7 @@ async def test_a_goodbye_is_heeded() -> None:
             await producer.send("t", b"x")
             for peer in server.peers:
                 peer.push_json(Code.GOAWAY, {"reason": "stopping"})
-            while not producer._lanes["a"].connection.going_away:  # type: ignore[union-attr]
+            while not producer._dispatcher.lanes["a"].connection.going_away:  # type: ignore[union-attr]
                 await asyncio.sleep(0)
             await producer.send("t", b"y")
             assert len(server.peers) == 3

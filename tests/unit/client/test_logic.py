@@ -9,11 +9,11 @@ from itertools import pairwise
 import pytest
 
 from kourou.client.client import parse_servers
+from kourou.client.logic.chunks import chunks
 from kourou.client.logic.faults import FAILED_MAX_S, FAILED_S, Faults
 from kourou.client.logic.routes import RouteTable
 from kourou.client.logic.selector import AVOIDED, GOOD, UNUSABLE, Selector
 from kourou.client.message import Message, encode_properties
-from kourou.client.producer import _chunks
 from kourou.core.errors import BadRequest, PropertiesTooLarge
 from kourou.core.records import Field, decode_property, iterate_fields
 from kourou.core.route import BrokerRoute, TopicRoute, TopicType, parse_endpoint
@@ -136,10 +136,10 @@ def test_server_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chunks_cover_everything_within_the_size() -> None:
     rng = random.Random(2)
     for sizes in ([100] * 1000, [rng.randrange(400) for _ in range(1000)], [5_000] * 3, [0] * 70_000, [0, 1]):
-        chunks = list(_chunks(sizes, max(sizes), 1_000))
-        assert [start for start, _, _ in chunks] == [0, *(end for _, end, _ in chunks)][:-1]
-        assert chunks[-1][1] == len(sizes)
-        for start, end, size in chunks:
+        found = list(chunks(sizes, max(sizes), 1_000))
+        assert [start for start, _, _ in found] == [0, *(end for _, end, _ in found)][:-1]
+        assert found[-1][1] == len(sizes)
+        for start, end, size in found:
             assert size == sum(sizes[start:end])
             assert size <= 1_000 or end == start + 1
             assert 0 < end - start <= 65_536

@@ -159,7 +159,7 @@ async def test_the_window_is_kept() -> None:
             held, server.held = server.held, server.held[:1]
             for answer in held[1:]:
                 answer()  # all but the lowest: the window must not move
-            lane = producer._lanes["a"]
+            lane = producer._dispatcher.lanes["a"]
             while len(lane.unresolved) > 1:
                 await asyncio.sleep(0)
             await client._cluster.forget("t")  # a round trip later

@@ -127,7 +127,7 @@ def test_random_lives(seed: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.sets(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=12))
 def test_assignment_is_even_stable_and_moves_little(queue_count: int, names: set[str]) -> None:
-    queues = [("b%d" % (i % 3), i // 3) for i in range(queue_count)]
+    queues = [(f"b{i % 3}", i // 3) for i in range(queue_count)]
     shares = assign(queues, names)
     assert sorted(q for share in shares.values() for q in share) == sorted(queues)
     sizes = [len(share) for share in shares.values()]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Generation = tuple[int, int]
 
+COMMITS_PER_REQUEST = 5_000  # the broker takes 10,000
+
 
 class Position:
     """Where the consumer is in a queue that is assigned to it. One object a session: a seek makes a new one."""
@@ -241,6 +243,10 @@ class Subscription:
         moved = [p for p in self.positions.values() if p.done > p.committed]
         if connection is None or not moved:
             return
+        for first in range(0, len(moved), COMMITS_PER_REQUEST):
+            await self._commit(connection, moved[first : first + COMMITS_PER_REQUEST])
+
+    async def _commit(self, connection: Connection, moved: list[Position]) -> None:
         targets = [(p, p.done) for p in moved]
         body = b"".join(wire.COMMIT_ENTRY.pack(p.queue, *p.generation, done) for p, done in targets)
         message = await connection.ask(

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
+from types import ModuleType
 from typing import Any
 
-import structlog
+
+def _import_structlog() -> ModuleType:
+    """structlog imports rich where it finds it, for tracebacks in colour: 80 ms, a fifth of a node's start. Unless it is
+    there already it is kept out of sight meanwhile; structlog then prints plain tracebacks."""
+    if "rich" in sys.modules:
+        return importlib.import_module("structlog")
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to make an import fail
+    try:
+        return importlib.import_module("structlog")
+    finally:
+        del sys.modules["rich"]
+
+
+structlog = _import_structlog()
 
 
 def configure(level: str = "info", *, pretty: bool | None = None) -> None:

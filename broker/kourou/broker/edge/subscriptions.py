@@ -16,6 +16,7 @@ from kourou.core.wire import Code, WireMessage
 from kourou.transport.server import Handler, Peer
 
 COMMIT_ENTRIES_MAX = 10_000
+QUEUES_PER_PUSH = 2_000  # of one ASSIGN: far below what a JSON body may hold
 
 
 class PeerSubscriber:
@@ -66,7 +67,9 @@ class PeerSubscriber:
             }
             for cursor in cursors
         ]
-        self._peer.push_json(Code.ASSIGN, {"subscription": subscription, "queues": queues})
+        for first in range(0, len(queues), QUEUES_PER_PUSH):
+            some = queues[first : first + QUEUES_PER_PUSH]
+            self._peer.push_json(Code.ASSIGN, {"subscription": subscription, "queues": some})
 
     def revoked(
         self,

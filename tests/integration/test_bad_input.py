@@ -132,6 +132,7 @@ def test_a_stream_that_is_not_ours_is_answered_and_closed(
         {"versions": [1], "client": {"id": ""}},
         {"versions": [1], "client": {"id": "a" * 300}},
         {"versions": [1], "client": {"id": "line\nbreak"}},
+        {"versions": [1], "client": {"id": "\ud800"}},
     ],
 )
 def test_a_bad_hello_is_refused(node: Node, hello: dict[str, object]) -> None:

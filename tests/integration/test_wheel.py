@@ -50,7 +50,9 @@ print("done", len(sys.modules))
     assert done.stdout.startswith("done")
 
 
-@pytest.mark.parametrize("module", ["kourou.client", "kourou.client.blocking", "kourou.core.frame", "kourou.transport.server"])
+@pytest.mark.parametrize(
+    "module", ["kourou.client", "kourou.client.blocking", "kourou.core.frame", "kourou.transport.server"]
+)
 def test_base_imports(python: Path, module: str) -> None:
     done = run(python, "-c", f"import {module}")
     assert done.returncode == 0, done.stderr

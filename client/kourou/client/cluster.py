@@ -53,6 +53,7 @@ class Cluster:
         self._asking: dict[str, asyncio.Task[Any]] = {}  # about topics
         self._keeper: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.closed = False
         fork.watch(self)
@@ -278,6 +279,7 @@ class Cluster:
 
     async def _dial(self, name: str, make: Callable[[], Any]) -> Connection:
         """One attempt at a time for each name; whoever comes meanwhile shares it."""
+        self._loop = asyncio.get_running_loop()  # another one after a fork
         task = self._dialling.get(name)
         if task is None:
             task = self._dialling[name] = asyncio.get_running_loop().create_task(make())
@@ -293,8 +295,8 @@ class Cluster:
         return asyncio.get_running_loop().time() + self.timeout_s
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        """Run something that the cluster owns: cancelled when it is closed."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        """Run something that the cluster owns: cancelled when it is closed. The loop may stand still meanwhile."""
+        task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

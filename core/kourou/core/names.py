@@ -62,9 +62,18 @@ def check_client_id(name: object) -> str:
         raise BadRequest("client id must be a non-empty string")
     if len(name) > CLIENT_ID_CHARACTERS_MAX:
         raise IllegalName(f"client id has {len(name)} characters; the limit is {CLIENT_ID_CHARACTERS_MAX}")
-    if _CONTROL.search(name):
-        raise IllegalName("client id has control characters")
+    if _CONTROL.search(name) or not _is_unicode(name):
+        raise IllegalName("client id has control characters or half of a surrogate pair")
     return name
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can carry lone surrogates, which can't be encoded again."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def has_control_characters(text: str) -> bool:

@@ -136,7 +136,7 @@ def encode(code: int, opaque: int, *, flags: int = 0, header: bytes = b"", body:
 
 
 def encode_json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def decode_json(body: memoryview | bytes, *, what: str = "body", bytes_max: int = JSON_BYTES_MAX) -> dict[str, Any]:

@@ -198,6 +198,22 @@ def test_posts_go_out_though_nobody_waits(served: Served) -> None:
             time.sleep(0.001)
 
 
+def test_posts_while_the_connection_is_down(served: Served) -> None:
+    """The caller notices it while the loop stands still, and connecting is left to the loop."""
+    with Client(served.server.address) as client, client.producer() as producer:
+        producer.send("t", b"first")
+        served.run(served.server.cut())
+        inner = producer._ready()[1]
+        deadline = time.monotonic() + 20
+        while inner._dispatcher.lanes["a"].usable:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        for i in range(50):
+            producer.post("t", b"%d" % i)
+        producer.flush()
+    assert sum(len(f.bodies) for f in served.server.frames) == 51
+
+
 def test_threads_share_a_producer(served: Served) -> None:
     with Client(served.server.address) as client, client.producer() as producer, ThreadPoolExecutor(8) as pool:
         receipts = list(pool.map(lambda i: producer.send("t", b"%d" % i), range(800)))

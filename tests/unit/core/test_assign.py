@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from kourou.core.assign import Queue, assign
 
 QUEUES = st.lists(st.tuples(st.sampled_from(["a", "b", "c|d"]), st.integers(0, 700)), unique=True, max_size=120)
 PINNED = {"x": [("b", 0), ("b", 1)], "y": [("b", 300)]}
+PINNED_MANY = "e7a577e53f02003b"  # leading bytes tie often with 60 members
 MEMBERS = st.lists(st.text(min_size=1, max_size=4), unique=True, max_size=12)
 
 
@@ -74,3 +76,5 @@ def test_the_result_is_the_same_in_every_process() -> None:
         run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
         assert run.stdout.strip() == here
     assert assign([("b", 0), ("b", 1), ("b", 300)], ["x", "y"]) == PINNED
+    many = assign([(f"b{n % 3}", n // 3) for n in range(2_000)], [f"m{n}" for n in range(60)])
+    assert hashlib.sha256(repr(sorted(many.items())).encode()).hexdigest()[:16] == PINNED_MANY

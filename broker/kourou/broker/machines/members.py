@@ -137,7 +137,8 @@ class StreamMembers:
     ) -> None:
         """A consumer subscribed. Raises BadRequest when its tags differ from those of the group's other members.
 
-        One that is a member already has come back and knows nothing of its queues: it leaves first.
+        One that is a member already has come back and knows nothing of its queues: it leaves first. Of one that was expelled
+        and comes back before that was said, it is not said any more: it would be taken for the new life's end.
         """
         share = self._shares.get((group, topic))
         for other in share.members.values() if share is not None else ():
@@ -147,6 +148,9 @@ class StreamMembers:
                     f"this consumer (client {client_id}) wants {_told(tags)}: all members of a group must agree"
                 )
         self.left(member, now_ms=now_ms)
+        for serial, effect in list(self._effects.items()):
+            if isinstance(effect, Expelled) and effect.member == member:
+                del self._effects[serial]
         share = self._shares.get((group, topic))
         if share is None:
             share = self._shares[group, topic] = _Share((group, topic))

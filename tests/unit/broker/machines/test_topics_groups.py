@@ -188,9 +188,7 @@ def test_topics_from_a_snapshot_are_those_of_the_whole_log(
 
 @settings(max_examples=60, deadline=None)
 @given(GROUP_STEPS, st.integers(0, 25))
-def test_groups_from_a_snapshot_are_those_of_the_whole_log(
-    steps: list[tuple[str, str, GroupShape, bool]], cut: int
-) -> None:
+def test_groups_from_a_snapshot_are_those_of_the_whole_log(steps: list[tuple[str, str, GroupShape, bool]], cut: int) -> None:
     groups, log = GroupRegistry(), list[Record]()
     snapshot, taken = GroupRegistry().snapshot(), 0
     for step, name, shape, flag in steps:

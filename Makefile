@@ -5,6 +5,7 @@
 #   make test      all tests                  make lint    ruff: rules and format        make types   mypy, strict
 #   make format    have ruff put it right     make proto   generated code, anew          make install all of .venv
 #   make bench     side by side with other message queues (installs them; takes long)    make profile where time goes
+#   make compat    the official RocketMQ clients against our server (Python; with Node, Java, Go where they are installed)
 #   make clean     remove what was made (data directories stay)
 #
 # Only Python 3.11 or newer is needed: PYTHON=/path/to/python3.12 make run. ARGS='…' is passed on: make test ARGS='-k wire'.
@@ -20,7 +21,7 @@ VENV_MADE := $(VENV)/.made
 SERVER_INSTALLED := $(VENV)/.server-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
-.PHONY: run cluster test lint types format proto bench profile install clean
+.PHONY: run cluster test lint types format proto compat bench profile install clean
 .DEFAULT_GOAL := run
 
 run: $(SERVER_INSTALLED)
@@ -45,6 +46,9 @@ format: $(DEV_INSTALLED)
 
 proto: $(DEV_INSTALLED)
 	$(BIN)/python proto/generate.py
+
+compat: $(DEV_INSTALLED)
+	$(BIN)/python -m tests.compat.run $(ARGS)
 
 bench: $(DEV_INSTALLED)
 	bench/run.sh $(ARGS)

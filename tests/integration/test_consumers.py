@@ -6,12 +6,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kourou.client import Client, Consumer, Message, ReceivedMessage
+from kourou.core import wire
 from kourou.core.errors import GroupShapeMismatch, NotConnected, TopicNotFound, TopicTypeMismatch
+from kourou.core.wire import Code, WireMessage
 from tests.integration.node import Node
+from tests.integration.raw import Raw, sealed
 
 
 async def until(condition: Callable[[], bool], what: str, *, timeout_s: float = 30.0) -> None:
@@ -159,6 +163,93 @@ async def test_starts_and_resets(node: Node) -> None:
             moved = await client.reset_offsets("time", "starts", to="earliest")
             assert [(q["queue"], q["to"]) for q in moved] == [(0, 0)]
             assert [m.offset for m in await take(consumer, 7)] == list(range(7))
+
+
+async def test_a_commit_never_undoes_a_reset(tmp_path: Path) -> None:
+    """A consumer commits without pause while its offsets are reset: what it read before is not committed after.
+
+    It stops at the first message that it is handed again, until the committed offset has been looked at. With flush = sync
+    a reset takes as long as the disk, and many commits come meanwhile.
+    """
+    running = Node(tmp_path / "data", "--flush", "sync")
+    async with Client(running.address) as client, Client(running.address) as admin:
+        await client.create_topic("undo", queues=1)
+        await client.producer().send_many("undo", [b"%d" % i for i in range(5_000)])
+        rounds, held, go_on = 0, asyncio.Event(), asyncio.Event()
+        seen = 0
+        async with client.consumer("undo", group="undo", auto_commit=False) as consumer:
+
+            async def read() -> None:
+                nonlocal seen
+                async for message in consumer:
+                    if message.offset == 0 and rounds:
+                        held.set()
+                        await go_on.wait()
+                        go_on.clear()
+                    consumer.done(message)
+                    seen = message.offset
+
+            async def commit() -> None:
+                while True:
+                    await consumer.commit()
+                    await asyncio.sleep(0)  # with nothing to commit it returns at once
+
+            tasks = [asyncio.create_task(read()), asyncio.create_task(commit())]
+            for _ in range(15):
+                await until(lambda: seen > 100, "it reads")  # noqa: B023
+                rounds += 1
+                moved = await admin.reset_offsets("undo", "undo", to="earliest")
+                assert [(q["queue"], q["to"]) for q in moved] == [(0, 0)]
+                async with asyncio.timeout(30):
+                    await held.wait()
+                for _ in range(3):
+                    await consumer.commit()
+                described = await admin.describe_group("undo")
+                assert [q["committed"] for q in described["queues"]] == [1]  # with what the loop works on
+                seen = 0
+                held.clear()
+                go_on.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    running.stop()
+
+
+@pytest.mark.parametrize("flush", ["async", "sync"])
+def test_commits_that_come_during_a_reset(tmp_path: Path, flush: str) -> None:
+    """Each commit is before the reset or fenced; none moves what was set. Method: many are sent right behind the reset."""
+    with Node(tmp_path / "data", "--flush", flush) as running, Raw(running.address) as raw:
+        raw.create_topic("raced")
+        raw.produce(sealed("raced", *[b"%d" % i for i in range(1_000)]))
+        number = raw.ask_json(Code.SUBSCRIBE, {"group": "g", "topic": "raced", "member": "m", "credit": 0})["subscription"]
+        header = wire.COMMIT_REQUEST.pack(number, 1)
+        while (message := raw.receive()).code != Code.ASSIGN:
+            pass
+        for round_ in range(10):
+            (queue,) = wire.decode_json(message.body)["queues"]
+            assert queue["offset"] == (2 if round_ else 0)
+            reset = raw.send(Code.RESET, body=wire.encode_json({"group": "g", "topic": "raced", "to": {"offset": 2}}))
+            commits = [
+                raw.send(Code.COMMIT, header=header, body=wire.COMMIT_ENTRY.pack(0, queue["epoch"], queue["n"], at))
+                for at in range(3, 203)
+            ]
+            answers: dict[int, Any] = {}
+            fresh: WireMessage | None = None
+            while len(answers) <= len(commits) or fresh is None:
+                message = raw.receive()
+                if message.is_answer:
+                    assert not message.is_error
+                    answers[message.opaque] = wire.decode_json(message.body)
+                elif message.code == Code.ASSIGN:
+                    fresh = message
+            fenced = [bool(answers[commit]["fenced"]) for commit in commits]
+            assert fenced == sorted(fenced)  # first those before the reset, then those behind it
+            (moved,) = answers[reset]["queues"]
+            if not fenced[0]:
+                assert moved == {"queue": 0, "from": 2 + fenced.count(False), "to": 2}
+            (found,) = raw.ask_json(Code.OFFSETS, {"topic": "raced", "group": "g"})["queues"]
+            assert found["committed"] == 2
+            message = fresh
 
 
 async def test_tags(node: Node) -> None:

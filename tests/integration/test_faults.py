@@ -18,7 +18,7 @@ import pytest
 from kourou.client import Client
 from kourou.client.blocking import Client as BlockingClient
 from kourou.core import errors
-from kourou.core.errors import BadChecksum, Corrupted, DeadlineExceeded, DiskFull
+from kourou.core.errors import BadChecksum, Corrupted, DiskFull
 from kourou.core.wire import Code
 from tests.integration.node import Node, Process, environment
 from tests.integration.raw import Raw, sealed
@@ -128,11 +128,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
             client.create_topic("full", queues=1)
             producer = client.producer(deadline_s=2.0)
             stored = 0
-            with pytest.raises((DiskFull, DeadlineExceeded)) as caught:
+            with pytest.raises(DiskFull, match="full"):
                 while stored < 64 * MIB // 100_000:
                     producer.send("full", bytes(100_000))
                     stored += 1
-            assert "full" in str(caught.value)
             assert stored > 100
             status = client.status()["broker-a"]
             assert status["disk"]["full"]

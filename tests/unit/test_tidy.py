@@ -15,7 +15,8 @@ SOURCES = ("proto", "core", "nameserver", "broker", "client")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "kourou.core": ("kourou.core",),
     "kourou.transport": ("kourou.core", "kourou.transport"),
-    "kourou.runtime": ("kourou.core", "kourou.proto", "kourou.runtime"),
+    "kourou.http2": ("kourou.http2",),
+    "kourou.runtime": ("kourou.core", "kourou.proto", "kourou.http2", "kourou.runtime"),
     "kourou.proto": ("kourou.proto",),
     "kourou.nameserver.table": ("kourou.core",),
     "kourou.nameserver.edge": ("kourou.core", "kourou.proto", "kourou.runtime", "kourou.transport", "kourou.nameserver"),
@@ -51,6 +52,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "kourou.nameserver.table": IMPURE,
     "kourou.client": ("grpc", "google", "numpy", "structlog", "prometheus_client", "tenacity", "uvloop", "rich", "cyclopts"),
     "kourou.transport": ("grpc", "google", "numpy", "structlog", "prometheus_client", "tenacity", "uvloop"),
+    "kourou.http2": ("grpc", "google", "numpy", "structlog", "prometheus_client", "tenacity", "uvloop"),
     "kourou.broker.store": ("asyncio", "grpc", "google", "threading", "structlog", "prometheus_client", "tenacity"),
     "kourou.broker.services": ("grpc", "google", "socket"),
 }

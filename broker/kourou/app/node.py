@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,21 +17,31 @@ from kourou.broker.edge.queries import QueryHandlers
 from kourou.broker.edge.subscriptions import SubscriptionHandlers
 from kourou.broker.machines.members import StreamMembers
 from kourou.broker.services.admin import AdminService
+from kourou.broker.services.deadletters import DeadLetters
 from kourou.broker.services.delivery import DeliveryService
 from kourou.broker.services.fetch import FetchService
 from kourou.broker.services.journal import Journal
 from kourou.broker.services.lookup import LookupService
+from kourou.broker.services.messaging import LocalMessaging
+from kourou.broker.services.moves import Mover
 from kourou.broker.services.positions import PositionService
 from kourou.broker.services.produce import ProduceService
+from kourou.broker.services.records import RecordReader
+from kourou.broker.services.shared.renewals import Renewals
+from kourou.broker.services.shared.service import SharedService
 from kourou.broker.services.state import BrokerState
 from kourou.broker.services.subscriptions import SubscriptionService
+from kourou.broker.services.timers import TimerService
+from kourou.broker.services.transactions import TransactionService
 from kourou.broker.services.upkeep import Upkeep
 from kourou.broker.store.files import OsFiles
 from kourou.broker.store.identity import Identity, claim
 from kourou.broker.store.recovery import open_store
 from kourou.broker.store.store import StoreConfig
 from kourou.core.errors import FlushFailed
+from kourou.core.handles import KEY_SIZE, Handles
 from kourou.core.version import VERSION
+from kourou.gateway.service import Gateway
 from kourou.runtime.clock import SystemClock
 from kourou.runtime.metrics import Metrics
 from kourou.runtime.tasks import LoopLag, Periodic
@@ -96,7 +107,36 @@ class BrokerNode:
             sync_executor=self._sync_pool,
             on_failure=self._on_failure,
         )
-        self.produce = ProduceService(state, self.journal)
+        if state.secret is None:
+            self.journal.submit_applied({"t": "secret", "k": secrets.token_hex(KEY_SIZE)}, lambda failure: None)
+        assert state.secret is not None
+        self.handles = Handles(options.name, state.secret)
+        self.records = RecordReader(store, self.journal, read_executor=self._read_pool)
+        mover = Mover(self.journal)
+        self.timers = TimerService(
+            state,
+            self.journal,
+            self.records,
+            mover,
+            clock=clock,
+            log=self._log,
+            delay_ms_max=int(options.delay_days_max * 86_400_000),
+        )
+        self.transactions = TransactionService(
+            state,
+            self.journal,
+            self.records,
+            mover,
+            self.handles,
+            clock=clock,
+            log=self._log,
+            check_after_ms=int(options.transaction_check_after_s * 1000),
+            check_every_ms=int(options.transaction_check_every_s * 1000),
+            checks_max=options.transaction_checks_max,
+            age_ms_max=int(options.retention_hours * 3_600_000),
+        )
+        self.shared = SharedService(store, state, self.journal, self.records, self.handles, clock=clock)
+        self.produce = ProduceService(state, self.journal, check_due=self.timers.check_due)
         self.fetch = FetchService(store, state, self.journal, read_executor=self._read_pool)
         self.delivery = DeliveryService(store, self.journal, read_executor=self._read_pool)
         self.positions = PositionService(store, state, self.journal)
@@ -111,6 +151,40 @@ class BrokerNode:
         self.admin = AdminService(
             state, self.journal, self.positions, self.subscriptions, clock=clock, auto_create=options.auto_create
         )
+        self.dead_letters = DeadLetters(
+            state,
+            self.journal,
+            self.records,
+            mover,
+            broker=options.name,
+            clock=clock,
+            log=self._log,
+            on_topic=self.admin.topic_changed,
+            on_settled=self.shared.freed,
+        )
+        self.shared.graves = self.dead_letters
+        self.admin.on_topic_changed(self.shared.topic_changed)
+        self.renewals = Renewals(self.shared, clock=clock)
+        self.messaging = LocalMessaging(
+            options.name,
+            state,
+            self.journal,
+            admin=self.admin,
+            produce=self.produce,
+            fetch=self.fetch,
+            positions=self.positions,
+            shared=self.shared,
+            renewals=self.renewals,
+            timers=self.timers,
+            transactions=self.transactions,
+            dead_letters=self.dead_letters,
+            handles=self.handles,
+            clock=clock,
+            auto_create=options.auto_create,
+        )
+        self.gateway = Gateway(self.messaging, clock=clock, log=self._log)
+        self.transactions.asks_through(self.gateway)
+        self.timers.start()
         self.lookup = LookupService(store, state, self.journal, read_executor=self._read_pool)
         self.upkeep = Upkeep(
             store,
@@ -143,6 +217,9 @@ class BrokerNode:
         """Start the periodic jobs."""
         options = self.options
         tasks.every(options.flush_interval_ms / 1000, "flush", self.journal.flush_periodically)
+        tasks.every(5.0, "renewals", self.renewals.tick)
+        tasks.every(5.0, "clients", self.gateway.expire)
+        tasks.every(min(1.0, options.transaction_check_every_s), "transactions", self.transactions.check)
         tasks.every(0.25, "members", self.subscriptions.tick)
         tasks.every(0.1, "seal", self.upkeep.seal)
         tasks.every(1.0, "snapshot", self.upkeep.snapshot_if_due)
@@ -154,6 +231,9 @@ class BrokerNode:
         """Make everything durable, write a snapshot, let go of the directory."""
         if not self._opened:
             return
+        self.timers.stop()
+        self.shared.stop()
+        self.journal.settle()
         self.journal.closing = True
         self.lag.stop()
         await asyncio.sleep(0)

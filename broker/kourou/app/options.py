@@ -19,7 +19,11 @@ class BrokerOptions:
     data: Path = Path("kourou-data")
     host: str = "127.0.0.1"  # there is no authentication yet, so nothing else is bound unless told to
     port: int = 10911  # data plane; 0 picks a free one
-    grpc_port: int = 8081  # official API (until it arrives: a health check)
+    grpc_port: int = 8081  # official API; TLS and plaintext on the same port
+    grpc_engine: str = "http2"  # our own; or grpcio
+    tls: str = "permissive"  # of the official API; permissive: TLS and plaintext, required, off
+    tls_certificate: Path | None = None  # PEM, with its chain; none: one is made at start
+    tls_key: Path | None = None
     http_port: int = 8088  # /metrics, /healthz, /readyz
     cluster: str = "kourou"
     name: str = "broker-a"  # of the broker group
@@ -35,12 +39,20 @@ class BrokerOptions:
     snapshot_bytes: int = 64 * MIB  # a snapshot is taken after this much log
     disk_full_ratio: float = 0.95  # client writes are refused from this share of the file system on
     reserve_bytes: int = 64 * MIB
+    delay_days_max: float = 40.0  # how far ahead a delayed message's time may be
+    transaction_check_after_s: float = 6.0  # a half message is asked about when it is so old
+    transaction_check_every_s: float = 30.0  # and again at this interval
+    transaction_checks_max: int = 15  # then it is rolled back
     max_connections: int = 20_000
     log_level: str = "info"
 
     def __post_init__(self) -> None:
         check_broker(self.name)
         check_broker(self.cluster)
+        _among("grpc_engine", self.grpc_engine, ("http2", "grpcio"))
+        _among("tls", self.tls, ("permissive", "required", "off"))
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise BadRequest("options tls_certificate and tls_key belong together")
         _among("flush", self.flush, ("async", "sync"))
         _among("log_level", self.log_level, ("debug", "info", "warning", "error"))
         for name in ("port", "grpc_port", "http_port"):
@@ -53,6 +65,10 @@ class BrokerOptions:
         _within("snapshot_bytes", self.snapshot_bytes, 64 * 1024, 1 << 40)
         _within("disk_full_ratio", self.disk_full_ratio, 0.1, 1.0)
         _within("reserve_bytes", self.reserve_bytes, 0, 1 << 40)
+        _within("delay_days_max", self.delay_days_max, 0, 3_650)
+        _within("transaction_check_after_s", self.transaction_check_after_s, 0.1, 86_400)
+        _within("transaction_check_every_s", self.transaction_check_every_s, 0.1, 86_400)
+        _within("transaction_checks_max", self.transaction_checks_max, 1, 10_000)
         _within("max_connections", self.max_connections, 1, 1_000_000)
         if self.advertised != "auto":
             parse_endpoint(self.advertised)

@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 from kourou.app.node import BrokerNode
+from kourou.app.official import OfficialApi
 from kourou.app.options import BrokerOptions
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
 from kourou.runtime import gc_tame
-from kourou.runtime.grpc_server import GrpcServer
 from kourou.runtime.process import bound, http_pages
 from kourou.runtime.tasks import Periodic
 from kourou.transport.server import DataPlaneServer, Handler, ServerIdentity, ServerLimits
@@ -30,7 +30,7 @@ class BrokerServer:
         self.tasks = Periodic(log, on_bug=self.fail)
         self.port = 0
         self._serving = False
-        self._grpc = GrpcServer(serving=lambda: self._serving)
+        self._official: OfficialApi | None = None
         self._http = http_pages(self.node.metrics, serving=lambda: self._serving)
         self._server: DataPlaneServer | None = None
 
@@ -64,7 +64,17 @@ class BrokerServer:
         host = options.host
         data = await bound("data plane", Endpoint(host, options.port), self._server.listen(host, options.port))
         self.port = data.port
-        official = await bound("gRPC", Endpoint(host, options.grpc_port), self._grpc.listen(host, options.grpc_port))
+        self._official = OfficialApi(
+            node.gateway.methods(),
+            engine=options.grpc_engine,
+            tls_mode=options.tls,
+            certificate=options.tls_certificate,
+            key=options.tls_key,
+            connections=options.max_connections,
+            serving=lambda: self._serving,
+            log=self.log,
+        )
+        official = await bound("gRPC", Endpoint(host, options.grpc_port), self._official.listen(host, options.grpc_port))
         http = await bound("HTTP", Endpoint(host, options.http_port), self._http.listen(host, options.http_port))
         node.keep_house(self.tasks)
         self.tasks.every(10.0, "collect", gc_tame.collect)
@@ -78,7 +88,8 @@ class BrokerServer:
         await self.unregister()
         if self._server is not None:
             await self._server.close()
-        await self._grpc.close()
+        if self._official is not None:
+            await self._official.close()
         await self._http.close()
         await self.tasks.stop()
         await self.node.close()

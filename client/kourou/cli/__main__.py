@@ -11,6 +11,7 @@ SERVER_COMMANDS = frozenset({"standalone", "nameserver", "broker", "cluster", "l
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 when it is done, 1 when it failed, 2 when it was asked wrongly, 130 on Ctrl-C."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed()
     try:
         status = run(tokens)
         sys.stdout.flush()
@@ -31,13 +32,14 @@ def run(tokens: list[str]) -> int:
         print(f"error: the kourou command is not installed; run: pip install 'kourou[{wanted}]'", file=sys.stderr)
         return 2
     from kourou.cli import failures
-    from kourou.cli.app import app
+    from kourou.cli.app import app, read_docstring
 
     assert get_console is not None
     try:
+        read_docstring(tokens)
         result = app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as failure:
-        print(f"error: {failures.one_line(str(failure))} (see: kourou --help)", file=sys.stderr)
+        print(f"error: {failures.usage(failure)}", file=sys.stderr)
         return failures.USAGE
     except BrokenPipeError:
         return _pipe_closed()
@@ -52,6 +54,15 @@ def run(tokens: list[str]) -> int:
             print(f"error: {line}", file=sys.stderr)
         return status
     return result if isinstance(result, int) else failures.DONE
+
+
+def _open_closed() -> None:
+    """There is no sys.stdout where the shell closed it (``>&-``): what is written goes nowhere."""
+    import os
+
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False))  # noqa: SIM115  for good
 
 
 def _pipe_closed() -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
 from kourou.cli.output import Format
+from kourou.cli.values import BadValue
+from kourou.core.errors import BadRequest
 
 if TYPE_CHECKING:
     from kourou.client import Client
@@ -26,12 +29,25 @@ Server = Annotated[
 Output = Annotated[Format, Parameter(name=("--output", "-o"), help="table, or json for scripts.")]
 
 
-def ask(server: str | None, work: Callable[[Client], Awaitable[T]]) -> T:
-    """Run ``work`` with an open client."""
+def client(server: str | None) -> Client:
+    """A client that is not open yet. Raises BadValue, naming where the address comes from."""
     from kourou.client import Client
 
+    named = "KOUROU_SERVER" if server in (None, os.environ.get("KOUROU_SERVER")) else "--server"
+    try:
+        made = Client(server)
+    except BadRequest as failure:
+        raise BadValue(f"{named}: {failure}") from None
+    if not made.servers:
+        raise BadValue(f"{named}: {server!r} names no server; expected HOST:PORT")
+    return made
+
+
+def ask(server: str | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Run ``work`` with an open client."""
+
     async def asked() -> T:
-        async with Client(server) as client:
-            return await work(client)
+        async with client(server) as opened:
+            return await work(opened)
 
     return asyncio.run(asked())

@@ -38,8 +38,8 @@ def bench(
 ) -> None:
     """Measure produce (send_many), consume (batches) and the latency of a lone send."""
     size_bytes = parse_size(size)
-    if messages < 1 or serial < 1:
-        raise CommandFailed("--messages and --serial must be above 0", status=USAGE)
+    if messages < 1 or queues < 1 or serial < 1:
+        raise CommandFailed("--messages, --queues and --serial must be above 0", status=USAGE)
     result = ask(server, lambda client: _measure(client, messages, size_bytes, queues, serial))
     if output == "json":
         print_json({"messages": messages, "size_bytes": size_bytes, "queues": queues, **result})
@@ -69,7 +69,7 @@ async def _measure(client: Client, messages: int, size: int, queues: int, serial
     finally:
         await client.delete_topic(topic)
         await client.delete_group(group)
-    cuts = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
+    cuts = statistics.quantiles(latencies, n=100, method="inclusive") if len(latencies) > 1 else latencies * 99
     return {
         "produce_per_s": round(produce_per_s),
         "consume_per_s": round(consume_per_s),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -45,12 +47,15 @@ def up(
 class Child:
     """A ``kourou`` process whose output is passed on with its name before each line."""
 
-    def __init__(self, name: str, width: int) -> None:
+    def __init__(self, name: str, width: int, unheard: Callable[[], None]) -> None:
+        """``unheard`` is called when nobody reads our output any more."""
         self.name = name
         self.urls: dict[str, str] = {}
         self.ready = asyncio.Event()
         self._width = width
+        self._unheard = unheard
         self._process: asyncio.subprocess.Process | None = None
+        self._signalled: int | None = None
         self._tail: list[str] = []
 
     async def run(self, *arguments: str) -> int:
@@ -65,33 +70,36 @@ class Child:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is ours to pass on, in order
         )
+        if self._signalled is not None:
+            self.signal(self._signalled)  # it was told to end before it was there
         assert process.stdout is not None
-        try:
-            async for raw in process.stdout:
-                self._line(raw.decode(errors="replace").rstrip())
-        finally:
-            self.ready.set()
+        async for raw in process.stdout:
+            self.line(raw.decode(errors="replace").rstrip())
         return await process.wait()
 
-    def _line(self, line: str) -> None:
-        print(f"{self.name:<{self._width}} | {line}", flush=True)
+    def line(self, line: str) -> None:
+        """One more line of its output."""
+        try:
+            print(f"{self.name:<{self._width}} | {line}", flush=True)
+        except BrokenPipeError:
+            self._unheard()
         self._tail = [*self._tail[-4:], line]
-        if self.ready.is_set():
+        if self.ready.is_set() or line.startswith("{"):  # its log
             return
         if line == "ready":
             self.ready.set()
         elif (found := _URL_LINE.fullmatch(line)) is not None:
             self.urls[found[1]] = found[2]
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
-
     def why(self) -> str:
         """The last words of one that ended."""
-        return next((line for line in reversed(self._tail) if "error" in line), self._tail[-1] if self._tail else "")
+        for line in reversed(self._tail):
+            if line.startswith("error: "):
+                return line.removeprefix("error: ")
+        return self._tail[-1] if self._tail else "it said nothing"
 
     def signal(self, number: int) -> None:
+        self._signalled = number
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
@@ -116,7 +124,7 @@ class LocalCluster:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         try:
-            await self._start(groups, nameserver_ports, broker_port)
+            await self._until_stopped(self._start(groups, nameserver_ports, broker_port))
             if not self._stop.is_set():
                 print("ready", flush=True)
             if demo and not self._stop.is_set():
@@ -126,6 +134,17 @@ class LocalCluster:
             await self._end()
         return FAILED if self._failed else 0
 
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it; a signal that comes meanwhile cuts it short."""
+        working, stopped = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if working.done():
+            working.result()
+            return
+        working.cancel()
+        await asyncio.wait({working})
+
     async def _start(self, groups: int, nameserver_ports: tuple[int, int], broker_port: int) -> None:
         port, grpc_port = nameserver_ports
         grpc_port = grpc_port if port else 0
@@ -133,12 +152,11 @@ class LocalCluster:
             "nameserver", "nameserver", "--host", self._host, "--port", str(port), "--grpc-port", str(grpc_port),
             "--http-port", "0",
         )  # fmt: skip
-        registers_at = next((url for name, url in nameserver.urls.items() if "gRPC" in name), f"{self._host}:{grpc_port}")
         launches = []
         for number in range(groups):
             name = f"broker-{NAMES[number]}"
             ports = [str(broker_port + 3 * number + step if broker_port else 0) for step in range(3)]
-            arguments = ["broker", "--name", name, "--nameserver", registers_at, "--data", str(self._data / name)]
+            arguments = ["broker", "--name", name, "--nameserver", nameserver.urls["gRPC"], "--data", str(self._data / name)]
             arguments += ["--host", self._host, "--port", ports[0], "--grpc-port", ports[1], "--http-port", ports[2]]
             launches.append(self._launch(name, *arguments))
         await asyncio.gather(*launches)
@@ -150,18 +168,18 @@ class LocalCluster:
         print(f"clients use: --server {self._server}, or KOUROU_SERVER={self._server}")
 
     async def _launch(self, name: str, *arguments: str) -> Child:
-        child = Child(name, self._width)
+        """Start a process and wait until it is ready. Raises CommandFailed, with its last words."""
+        child = Child(name, self._width, self._unheard)
         self._children.append(child)
         task = self._tasks[child] = asyncio.create_task(child.run(*arguments))
+        ready = asyncio.create_task(child.ready.wait())
+        await asyncio.wait({task, ready}, timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if task.done():
+            raise CommandFailed(f"{name} did not start: {task.exception() or child.why()}")
+        if not child.ready.is_set():
+            raise CommandFailed(f"{name} was not ready within {READY_S:.0f} s")
         task.add_done_callback(lambda done: self._ended(child, done))
-        try:
-            async with asyncio.timeout(READY_S):
-                await child.ready.wait()
-        except TimeoutError:
-            raise CommandFailed(f"{name} was not ready within {READY_S:.0f} s") from None
-        await asyncio.sleep(0)
-        if not child.running:
-            raise CommandFailed(f"{name} did not start: {child.why()}")
         return child
 
     def _ended(self, child: Child, task: asyncio.Task[int]) -> None:
@@ -170,20 +188,25 @@ class LocalCluster:
         failure = task.exception()
         self._failed = True
         note(f"{child.name} ended: {failure or f'exit status {task.result()}'}; the others go on")
-        if not any(other.running for other in self._children):
+        if all(task.done() for task in self._tasks.values()):
             self._stop.set()
+
+    def _unheard(self) -> None:
+        """Nobody reads our output (``| head``): stop, quietly."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self._stop.set()
 
     async def _until_registered(self, groups: int) -> None:
         from kourou.client import Client
 
         deadline = time.monotonic() + READY_S
         async with Client(self._server) as client:
-            while not self._stop.is_set():
+            while True:
                 brokers = (await client.cluster())["brokers"]
                 if sum(bool(broker["master"]) for broker in brokers) >= groups:
                     return
-                if time.monotonic() > deadline:
-                    raise CommandFailed(f"only {len(brokers)} of {groups} brokers registered within {READY_S:.0f} s")
+                if self._failed or time.monotonic() > deadline:
+                    raise CommandFailed(f"only {len(brokers)} of {groups} brokers have registered")
                 await asyncio.sleep(0.05)
 
     async def _demo(self) -> None:
@@ -212,5 +235,5 @@ class LocalCluster:
                 child.signal(signal.SIGKILL)
                 self._failed = True
                 await asyncio.wait({task}, timeout=STOP_S)
-            elif not task.cancelled() and task.exception() is None and task.result() != 0:
-                self._failed = True
+            elif not task.cancelled() and task.exception() is None and task.result() not in (0, -signal.SIGTERM):
+                self._failed = True  # by SIGTERM it ends where it was not yet ready to listen to it

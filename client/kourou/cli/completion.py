@@ -15,7 +15,7 @@ def completion(
     *,
     install: Annotated[bool, Parameter(negative=(), help="Write it where the shell looks, instead of printing it.")] = False,
 ) -> None:
-    """Print the completion script of a shell (for bash: ``source <(kourou completion bash)``), or install it."""
+    """Print the completion script of a shell (for bash: source <(kourou completion bash)), or install it."""
     from kourou.cli.app import app
 
     if install:

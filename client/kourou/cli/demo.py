@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kourou.cli.asking import Output, Server
+from kourou.cli.asking import Output, Server, client
 from kourou.cli.failures import CommandFailed
 from kourou.cli.output import note, print_facts, print_json, print_table, progress
 
@@ -211,15 +211,13 @@ class Run:
 
 
 async def _stream(run: Run, server: str | None) -> None:
-    from kourou.client import Client
-
     async with contextlib.AsyncExitStack() as stack:
-        client = await stack.enter_async_context(Client(server))
-        await client.create_topic(run.topic, type="fifo", queues=QUEUES)
-        await client.create_group(run.group, shape="stream")
+        first = await stack.enter_async_context(client(server))
+        await first.create_topic(run.topic, type="fifo", queues=QUEUES)
+        await first.create_group(run.group, shape="stream")
         consumers: list[Consumer] = []
         for _ in range(CONSUMERS):  # each with a client of its own, as two processes would have
-            own = await stack.enter_async_context(Client(server))
+            own = await stack.enter_async_context(client(server))
             consumers.append(await stack.enter_async_context(own.consumer(run.topic, group=run.group)))
         with progress(*_columns()) as bars:
             sending = bars.add_task("sent", total=run.total, rate="")
@@ -233,7 +231,7 @@ async def _stream(run: Run, server: str | None) -> None:
                 await _until_assigned(run, consumers)
                 started = time.monotonic()
                 meter = tasks.create_task(_meter(run, bars, sending, receiving, started))
-                await _produce(run, client)
+                await _produce(run, first)
                 run.send_s = time.monotonic() - started
                 await _until_received(run, everything)
                 run.total_s = time.monotonic() - started

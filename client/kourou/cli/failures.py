@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from kourou.core.errors import KourouError
+from kourou.cli.values import BadValue
+from kourou.core.errors import IllegalName, KourouError
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
 
 DONE = 0
 FAILED = 1
@@ -31,6 +37,17 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def usage(failure: CycloptsError) -> str:
+    """What was wrong with the command line, and where to read how it is right."""
+    from cyclopts.exceptions import UnusedCliTokensError
+
+    if isinstance(failure, UnusedCliTokensError) and failure.unused_tokens:
+        text = f"unexpected: {' '.join(failure.unused_tokens)}"
+    else:
+        text = re.sub(r"(?<!\.)\.$", "", one_line(str(failure)))
+    return f"{text} (see: {' '.join(('kourou', *(failure.command_chain or ()), '--help'))})"
+
+
 def explain(failure: BaseException) -> tuple[int, str] | None:
     """(exit status, line for the user) of a failure that is expected; None for a bug, whose traceback is wanted."""
     for leaf in _leaves(failure):
@@ -40,6 +57,8 @@ def explain(failure: BaseException) -> tuple[int, str] | None:
             return PIPE_CLOSED, ""
         if isinstance(leaf, CommandFailed):
             return leaf.status, one_line(str(leaf))
+        if isinstance(leaf, BadValue | IllegalName):
+            return USAGE, one_line(str(leaf))
         if isinstance(leaf, KourouError):
             return FAILED, one_line(str(leaf)) or type(leaf).__name__
         if isinstance(leaf, ModuleNotFoundError) and leaf.name is not None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from kourou.cli.asking import Output, Server, ask
+from kourou.cli.failures import CommandFailed
 from kourou.cli.output import print_facts, print_json, print_table
 from kourou.cli.values import format_time, parse_start
 
@@ -85,11 +86,13 @@ def reset(
     topic: str,
     /,
     *,
-    to: Annotated[str, Parameter(help="earliest, latest, offset:N, or a time: 2026-01-31T12:00, -15m.")],
+    to: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="earliest, latest, offset:N, or a time: 2026-01-31T12:00, -15m.")
+    ],
     server: Server = None,
     output: Output = "table",
 ) -> None:
-    """Have a group read a topic from somewhere else on. Members that are reading are moved."""
+    """Set where a group reads a topic from. Members that are reading are moved."""
     start = parse_start(to, now_ms=time.time_ns() // 1_000_000)
     moved = ask(server, lambda client: client.reset_offsets(name, topic, to=start))
     if output == "json":
@@ -101,8 +104,6 @@ def reset(
 
 def delete(name: str, /, *, server: Server = None, output: Output = "table") -> None:
     """Delete a group and its offsets. Its members are cut off."""
-    from kourou.cli.failures import CommandFailed
-
     if not ask(server, lambda client: client.delete_group(name)):
         raise CommandFailed(f"group {name!r} does not exist")
     if output == "json":

@@ -25,7 +25,10 @@ def find(
     *,
     id: Annotated[str | None, Parameter(help="Message id, as a receipt says it.")] = None,
     key: Annotated[str | None, Parameter(help="One of the message's keys; newest first.")] = None,
-    time_: Annotated[str | None, Parameter(name="--time", help="Stored from this time on: 2026-01-31T12:00, -15m.")] = None,
+    time_: Annotated[
+        str | None,
+        Parameter(name="--time", allow_leading_hyphen=True, help="Stored from this time on: 2026-01-31T12:00, -15m."),
+    ] = None,
     queue: Annotated[int | None, Parameter(help="Queue id; with --offset.")] = None,
     offset: Annotated[int | None, Parameter(help="Queue offset; with --queue.")] = None,
     broker: Annotated[str | None, Parameter(help="Only this broker's queues.")] = None,

@@ -28,7 +28,11 @@ def receive(
     count: Annotated[int | None, Parameter(help="Stop after this many messages.")] = None,
     timeout: Annotated[float | None, Parameter(help="Stop when nothing has come for this many seconds.")] = None,
     start: Annotated[
-        str, Parameter(help="Where the group begins if it has read nothing yet: earliest, latest, offset:N, or a time.")
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="Where the group begins if it has read nothing yet: earliest, latest, offset:N, or a time such as -15m.",
+        ),
     ] = "earliest",
     tag: Annotated[tuple[str, ...], Parameter(name="--tag", negative=(), help="Only this tag; may be repeated.")] = (),
     broadcast: Annotated[bool, Parameter(negative=(), help="Receive everything, whatever others receive.")] = False,
@@ -43,6 +47,8 @@ def receive(
     """
     if count is not None and count < 1:
         raise CommandFailed("--count must be above 0", status=USAGE)
+    if timeout is not None and not timeout > 0:
+        raise CommandFailed("--timeout must be above 0", status=USAGE)
     begin = parse_start(start, now_ms=time.time_ns() // 1_000_000)
     wanted = "broadcast" if broadcast else "stream"
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from kourou.cli.asking import Output, Server, ask
 from kourou.cli.failures import USAGE, CommandFailed
+from kourou.cli.lines import Lines
 from kourou.cli.output import note, print_facts, print_json, progress
 from kourou.cli.values import format_time, parse_property
 
 if TYPE_CHECKING:
     from kourou.client import Client, Producer, Receipt
 
-LINES_PER_TURN = 500  # between two updates of the bar
-
 
 def send(
     topic: str,
-    body: str | None = None,
+    body: Annotated[str | None, Parameter(help="The message; or give --file.")] = None,
     /,
     *,
     file: Annotated[
@@ -44,6 +40,8 @@ def send(
     """Send BODY, or each line of a file (without its line end) as a message of its own."""
     if (body is None) == (file is None):
         raise CommandFailed("give a BODY or --file, not both" if body is not None else "give a BODY or --file", status=USAGE)
+    if not deadline > 0:
+        raise CommandFailed("--deadline must be above 0", status=USAGE)
     fields = _Fields(key, tag, property, message_group)
     if body is not None:
         receipt = ask(server, lambda client: _send_one(client, topic, body, fields, deadline))
@@ -51,7 +49,7 @@ def send(
         return
     assert file is not None
     started = time.monotonic()
-    with _Lines(file) as lines:
+    with Lines(file) as lines:
         sent = ask(server, lambda client: _send_lines(client, topic, lines, fields, deadline))
     seconds = time.monotonic() - started
     if output == "json":
@@ -70,22 +68,6 @@ class _Fields:
         self.message_group = message_group
 
 
-class _Lines:
-    """A file's lines, and how far they have been read."""
-
-    def __init__(self, name: str) -> None:
-        self.file: BinaryIO = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115  closed in __exit__
-        self.name = "standard input" if name == "-" else name
-        self.size = os.fstat(self.file.fileno()).st_size if name != "-" else 0  # 0: not known
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        if self.file is not sys.stdin.buffer:
-            self.file.close()
-
-
 async def _send_one(client: Client, topic: str, body: str, fields: _Fields, deadline_s: float) -> Receipt:
     async with client.producer(deadline_s=deadline_s) as producer:
         return await producer.send(
@@ -98,17 +80,17 @@ async def _send_one(client: Client, topic: str, body: str, fields: _Fields, dead
         )
 
 
-async def _send_lines(client: Client, topic: str, lines: _Lines, fields: _Fields, deadline_s: float) -> int:
+async def _send_lines(client: Client, topic: str, lines: Lines, fields: _Fields, deadline_s: float) -> int:
     sent = 0
     started = time.monotonic()
     async with client.producer(deadline_s=deadline_s) as producer:
         with progress() as bar:
             task = bar.add_task(f"sending {lines.name}", total=lines.size or None, note="")
-            while turn := await _next_lines(lines):
+            while turn := await lines.next():
                 taken = 0
                 for line in turn:
                     await _post(producer, topic, line, fields)
-                    taken += len(line)
+                    taken += len(line) + 1
                 sent += len(turn)
                 rate = sent / max(1e-9, time.monotonic() - started)
                 bar.update(task, advance=taken, note=f"{sent:,} messages, {rate:,.0f}/s")
@@ -118,32 +100,10 @@ async def _send_lines(client: Client, topic: str, lines: _Lines, fields: _Fields
     return sent
 
 
-async def _next_lines(lines: _Lines) -> list[bytes]:
-    """Up to LINES_PER_TURN lines. From a pipe in a thread: connections must live while it is silent."""
-    if lines.size:
-        return _read_lines(lines.file)
-    import asyncio
-
-    return await asyncio.to_thread(_read_available, lines.file)
-
-
-def _read_lines(file: BinaryIO) -> list[bytes]:
-    found: list[bytes] = []
-    while len(found) < LINES_PER_TURN and (line := file.readline()):
-        found.append(line)
-    return found
-
-
-def _read_available(file: BinaryIO) -> list[bytes]:
-    """The next line, or none at the end: a slow pipe's lines go out as they come."""
-    line = file.readline()
-    return [line] if line else []
-
-
 async def _post(producer: Producer, topic: str, line: bytes, fields: _Fields) -> None:
     await producer.post(
         topic,
-        line.rstrip(b"\r\n"),
+        line,
         key=fields.key,
         tag=fields.tag,
         properties=fields.properties,

@@ -29,7 +29,10 @@ Size = str  # a flag that takes 64MiB as well as 67108864
 Host = Annotated[
     str | None, Parameter(help=f"Address to listen on (default: {DEFAULTS.host}). There is no authentication yet.")
 ]
-Level = Annotated[Literal["debug", "info", "warning", "error"] | None, Parameter(help=f"(default: {DEFAULTS.log_level})")]
+Level = Annotated[
+    Literal["debug", "info", "warning", "error"] | None,
+    Parameter(help=f"Least that is logged (default: {DEFAULTS.log_level})."),
+]
 Config = Annotated[Path | None, Parameter(help="TOML file with options; flags and KOUROU_… variables win over it.")]
 PrintConfig = Annotated[
     bool, Parameter(negative=(), help="Print every option with its value and where that comes from, and stop.")
@@ -38,7 +41,8 @@ PrintConfig = Annotated[
 
 def _number(name: str, text: str) -> Parameter:
     value = getattr(DEFAULTS, name)
-    return Parameter(help=f"{text} (default: {format_size(value) if name.endswith('_bytes') else f'{value:g}'})")
+    shown = format_size(value).replace(".0 ", "").replace(" ", "") if name.endswith("_bytes") else f"{value:g}"
+    return Parameter(help=f"{text} (default: {shown})")
 
 
 @Parameter(name="*")
@@ -50,6 +54,15 @@ class NodeFlags:
     host: Host = None
     port: Annotated[int | None, _number("port", "Data plane; 0 picks a free port.")] = None
     grpc_port: Annotated[int | None, _number("grpc_port", "Official gRPC API.")] = None
+    grpc_engine: Annotated[
+        Literal["http2", "grpcio"] | None, Parameter(help=f"What serves it (default: {DEFAULTS.grpc_engine}).")
+    ] = None
+    tls: Annotated[
+        Literal["permissive", "required", "off"] | None,
+        Parameter(help=f"TLS of the official API; permissive: plaintext too (default: {DEFAULTS.tls})."),
+    ] = None
+    tls_certificate: Annotated[Path | None, Parameter(help="PEM file (default: one is made at start).")] = None
+    tls_key: Annotated[Path | None, Parameter(help="PEM file of its key.")] = None
     http_port: Annotated[int | None, _number("http_port", "/metrics, /healthz and /readyz.")] = None
     advertised: Annotated[str | None, Parameter(help="HOST:PORT that clients are told (default: auto).")] = None
     cluster: Annotated[str | None, Parameter(help=f"Name of the cluster (default: {DEFAULTS.cluster}).")] = None
@@ -72,6 +85,12 @@ class NodeFlags:
         float | None, _number("disk_full_ratio", "Share of the disk from which writes are refused.")
     ] = None
     reserve_bytes: Annotated[Size | None, _number("reserve_bytes", "Kept back for offsets when the disk is full.")] = None
+    delay_days_max: Annotated[float | None, _number("delay_days_max", "How far ahead a delivery time may be.")] = None
+    transaction_check_after_s: Annotated[
+        float | None, _number("transaction_check_after_s", "Age at which a half message is asked about.")
+    ] = None
+    transaction_check_every_s: Annotated[float | None, _number("transaction_check_every_s", "And again at.")] = None
+    transaction_checks_max: Annotated[int | None, _number("transaction_checks_max", "Then it is rolled back.")] = None
     max_connections: Annotated[int | None, _number("max_connections", "Clients at a time.")] = None
     log_level: Level = None
 
@@ -87,6 +106,7 @@ def standalone(
     options, settings = load(BrokerOptions, flags=_given(node), config=config, environment=os.environ)
     if print_config:
         return _show(settings)
+    _check_data(options.data)
     from kourou.app.standalone import run
 
     running: list[subprocess.Popen[bytes]] = []
@@ -122,6 +142,7 @@ def broker(
         return _show(settings)
     if not options.nameservers:
         raise CommandFailed("a broker needs --nameserver HOST:PORT; for a node on its own: kourou standalone", status=2)
+    _check_data(options.data)
     from kourou.app.broker import run
 
     _serve(lambda log: run(options, log=log, ready=say_ready), host=options.host, log_level=options.log_level)
@@ -150,6 +171,11 @@ def nameserver(
         return _show(settings)
     _serve(lambda log: run(options, log=log, ready=say_ready), host=options.host, log_level=options.log_level)
     return 0
+
+
+def _check_data(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise CommandFailed(f"--data: {directory} is not a directory")
 
 
 def _given(node: NodeFlags | None) -> dict[str, object]:

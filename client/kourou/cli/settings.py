@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from kourou.cli.values import parse_size
+from kourou.cli.values import BadValue, parse_size
 from kourou.core.errors import BadRequest
 from kourou.core.route import Endpoint, parse_endpoint
 
@@ -41,7 +41,7 @@ def load(
     defaults: Mapping[str, object] | None = None,
 ) -> tuple[Options, list[Setting]]:
     """The options, checked, and the origin of each. ``flags`` holds None for what was not given; ``defaults`` are those
-    of a command that differ from the dataclass's. Raises BadRequest."""
+    of a command that differ from the dataclass's. Raises BadValue."""
     hints = get_type_hints(kind)
     fields = [field for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
     names = {field.name for field in fields}
@@ -52,52 +52,61 @@ def load(
         name, origin = field.name, "default"
         variable = f"KOUROU_{name.upper()}"
         if flags.get(name) is not None:
-            origin, value = "command line", _convert(f"--{name.replace('_', '-')}", flags[name], hints[name])
+            origin, value = "command line", _convert(_flag(name), name, flags[name], hints[name])
         elif variable in environment:
-            origin, value = f"environment ({variable})", _convert(variable, environment[variable], hints[name])
+            origin, value = f"environment ({variable})", _convert(variable, name, environment[variable], hints[name])
         elif name in file:
-            origin, value = f"file ({config})", _convert(f"{config}: {name}", file[name], hints[name])
+            origin, value = f"file ({config})", _convert(f"{config}: {name}", name, file[name], hints[name])
         if origin != "default":
             given[name] = value
         settings.append(Setting(name, None, origin))
-    options = kind(**given)
+    try:
+        options = kind(**given)
+    except BadRequest as failure:
+        raise BadValue(str(failure)) from None
     return options, [dataclasses.replace(s, value=getattr(options, s.name)) for s in settings]
+
+
+def _flag(name: str) -> str:
+    return "--nameserver" if name == "nameservers" else f"--{name.replace('_', '-')}"
 
 
 def _read(path: Path, names: set[str]) -> dict[str, Any]:
     try:
         read = tomllib.loads(path.read_text())
     except OSError as failure:
-        raise BadRequest(f"can't read {path}: {failure.strerror}") from None
+        raise BadValue(f"can't read {path}: {failure.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
-        raise BadRequest(f"{path} is not TOML: {failure}") from None
+        raise BadValue(f"{path} is not TOML: {failure}") from None
     found = {name.replace("-", "_"): value for name, value in read.items()}
     for name in found:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            raise BadRequest(f"{path}: there is no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise BadValue(f"{path}: there is no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
     return found
 
 
-def _convert(where: str, value: object, hint: Any) -> object:
+def _convert(where: str, name: str, value: object, hint: Any) -> object:
     """A value of a field's type, from text or from TOML's own types."""
     try:
         if hint is bool:
             return _bool(value)
         if hint is int:
-            return parse_size(value) if isinstance(value, str) else _exactly(int, value)
+            if not isinstance(value, str):
+                return _exactly(int, value)
+            return parse_size(value) if name.endswith("_bytes") else int(value)
         if hint is float:
             return float(value) if isinstance(value, str) else float(_exactly((int, float), value))
-        if hint is Path:
+        if hint in (Path, Path | None):
             return value if isinstance(value, Path) else Path(_exactly(str, value))
         if hint is str:
             return _exactly(str, value)
         if hint == tuple[Endpoint, ...]:
             return parse_endpoints(value)
     except BadRequest as failure:
-        raise BadRequest(f"{where}: {failure}") from None
+        raise BadValue(f"{where}: {failure}") from None
     except (TypeError, ValueError):
-        raise BadRequest(f"{where}: {value!r} is not {_words(hint)}") from None
+        raise BadValue(f"{where}: {value!r} is not {_words(hint)}") from None
     raise AssertionError(f"no conversion to {hint}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from kourou.cli.asking import Output, Server, ask
+from kourou.cli.failures import USAGE, CommandFailed
 from kourou.cli.output import print_facts, print_json, print_table
 from kourou.cli.values import format_time
 
@@ -26,6 +27,8 @@ def create(
     output: Output = "table",
 ) -> None:
     """Create a topic. One that exists already with the same definition is left as it is."""
+    if queues < 1:
+        raise CommandFailed("--queues must be above 0", status=USAGE)
     created = ask(server, lambda client: client.create_topic(name, type=type, queues=queues))
     if output == "json":
         print_json({"topic": name, "type": type, "queues": queues, "created": created})
@@ -77,7 +80,6 @@ def delete(
     output: Output = "table",
 ) -> None:
     """Delete a topic and its messages, for good."""
-    from kourou.cli.failures import CommandFailed
 
     async def work(client: Client) -> bool:
         return await client.delete_topic(name)

@@ -9,6 +9,11 @@ from kourou.core.errors import BadRequest
 
 Start = str | dict[str, int]
 
+
+class BadValue(BadRequest):
+    """What was given on the command line, in the environment or in a file can't be meant."""
+
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE | re.ASCII)
 _AGO = re.compile(r"-(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -19,7 +24,7 @@ def parse_size(text: str) -> int:
     """Bytes: ``1048576``, ``64MiB``, ``2GB`` (powers of 1024, powers of 1000 without the i), ``256m`` (1024)."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise BadRequest(f"{text!r} is not a size; expected bytes, or for example 256MiB")
+        raise BadValue(f"{text!r} is not a size; expected bytes, or for example 256MiB")
     number, unit, suffix = found.groups()
     base = 1000 if suffix.lower() == "b" and unit else 1024
     return int(float(number) * base ** _POWER[unit.lower()])
@@ -36,7 +41,7 @@ def parse_time(text: str, *, now_ms: int) -> int:
     try:
         return int(datetime.fromisoformat(text).timestamp() * 1000)
     except (ValueError, OverflowError, OSError):
-        raise BadRequest(
+        raise BadValue(
             f"{text!r} is not a time; expected 2026-01-31T12:00, milliseconds since 1970, or for example -15m"
         ) from None
 
@@ -48,12 +53,12 @@ def parse_start(text: str, *, now_ms: int) -> Start:
     kind, separator, rest = text.partition(":")
     if separator and kind == "offset":
         if not (rest.isascii() and rest.isdigit()):
-            raise BadRequest(f"{rest!r} is not an offset")
+            raise BadValue(f"{rest!r} is not an offset")
         return {"offset": int(rest)}
     try:
         return {"time": parse_time(rest if separator and kind == "time" else text, now_ms=now_ms)}
-    except BadRequest:
-        raise BadRequest(
+    except BadValue:
+        raise BadValue(
             f"{text!r} is not a place to start; expected earliest, latest, offset:N or a time such as -15m"
         ) from None
 
@@ -61,7 +66,7 @@ def parse_start(text: str, *, now_ms: int) -> Start:
 def parse_property(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise BadRequest(f"property {text!r} is not NAME=VALUE")
+        raise BadValue(f"property {text!r} is not NAME=VALUE")
     return name, value
 
 

@@ -54,7 +54,7 @@ class Batch:
         return [body for delivered in frames for body in delivered.bodies()]
 
     def messages(self) -> Iterator[ReceivedMessage]:
-        return messages_of(self.frames(), self.broker, self.queue)
+        return messages_of(self.frames(), self.position)
 
     def __len__(self) -> int:
         return sum(len(delivered.chosen) for delivered in self.frames())

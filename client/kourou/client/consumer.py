@@ -255,8 +255,12 @@ class Consumer:
         return sorted((s.broker, queue) for s in self._subscriptions.values() for queue in s.positions)
 
     def done(self, message: ReceivedMessage) -> None:
-        """Mark a message, and all before it in its queue, as finished (manual commit)."""
-        position = self._position(message.broker, message.queue)
+        """Mark a message, and all before it in its queue, as finished (manual commit).
+
+        Of one that was handed out before the queue was revoked, or its offset was set anew, nothing is marked: it will be
+        handed out again.
+        """
+        position = message.position or self._position(message.broker, message.queue)
         if position is not None:
             position.finished(message.offset + 1)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from kourou.core import frame
 from kourou.core.compression import inflate
@@ -17,6 +18,9 @@ from kourou.core.errors import BadChecksum
 from kourou.core.frame import PREFIX_SIZE, Column, Prefix, SealedHeader
 from kourou.core.ids import format_id
 from kourou.core.records import Field, decode_property, iterate_fields
+
+if TYPE_CHECKING:
+    from kourou.client.subscription import Position
 
 _UNIFORM_MAX = 4_096  # records that one struct format describes
 
@@ -117,15 +121,24 @@ class DeliveredFrame:
 class ReceivedMessage:
     """A message that was delivered. Fields are decoded when they are read."""
 
-    __slots__ = ("_body", "_fields", "_frame", "_number", "broker", "queue")
+    __slots__ = ("_body", "_fields", "_frame", "_number", "broker", "position", "queue")
 
-    def __init__(self, frame_: DeliveredFrame, number: int, broker: str, queue: int, body: bytes | None = None) -> None:
+    def __init__(
+        self,
+        frame_: DeliveredFrame,
+        number: int,
+        broker: str,
+        queue: int,
+        body: bytes | None = None,
+        position: Position | None = None,
+    ) -> None:
         self._frame = frame_
         self._number = number
         self._body = body
         self._fields: list[tuple[int, bytes]] | None = None
         self.broker = broker
         self.queue = queue
+        self.position = position  # of the consumer that was handed it; None for one that was looked up
 
     def __repr__(self) -> str:
         return f"ReceivedMessage(topic={self.topic!r}, queue={self.queue}, offset={self.offset}, id={self.id!r})"
@@ -211,11 +224,12 @@ def read_frames(
     return found
 
 
-def messages_of(frames: list[DeliveredFrame], broker: str, queue: int) -> Iterator[ReceivedMessage]:
+def messages_of(frames: list[DeliveredFrame], position: Position) -> Iterator[ReceivedMessage]:
+    broker, queue = position.subscription.broker, position.queue
     for delivered in frames:
         if isinstance(delivered.chosen, range) and not delivered.header.columns & Column.PROPERTY_SIZES:
             for number, body in zip(delivered.chosen, delivered.bodies(), strict=True):
-                yield ReceivedMessage(delivered, number, broker, queue, body)
+                yield ReceivedMessage(delivered, number, broker, queue, body, position)
         else:
             for number in delivered.chosen:
-                yield ReceivedMessage(delivered, number, broker, queue)
+                yield ReceivedMessage(delivered, number, broker, queue, None, position)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from kourou.client.cluster import Cluster, is_retryable
 from kourou.client.lane import Lane
 from kourou.client.logic.batch import Batch, Outcome, QueueName
+from kourou.client.logic.deadlines import Deadlines
 from kourou.client.logic.faults import Faults
 from kourou.client.logic.selector import AVOIDED, GOOD, UNUSABLE, Selector
 from kourou.core.backoff import Backoff
-from kourou.core.errors import DeadlineExceeded, KourouError, NotConnected, NotHere, OutcomeUnknown, TopicNotFound
+from kourou.core.errors import DeadlineExceeded, KourouError, NotHere, OutcomeUnknown, TopicNotFound, Unreachable
 from kourou.core.frame import Compression, reseal
 
 
@@ -21,22 +22,26 @@ class Dispatcher:
         self,
         cluster: Cluster,
         *,
+        loop: asyncio.AbstractEventLoop,
         producer_id: int,
         compression: Compression,
+        deadline_s: float,
         finished: Callable[[Batch, Outcome], None],
         settled: Callable[[], None],
     ) -> None:
-        """``finished`` gets each batch with its outcome, once; ``settled`` is called behind each answer."""
+        """``deadline_s`` is what each batch has from its making on. ``finished`` gets each batch with its outcome, once;
+        ``settled`` is called behind each answer."""
         self.lanes: dict[str, Lane] = {}  # by broker
         self.closed = False
         self._cluster = cluster
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._producer_id = producer_id
         self._compression = compression
         self._finished = finished
         self._settled = settled
         self._selector = Selector(cluster.rng)
         self._faults = Faults(cluster.rng)
+        self._deadlines = Deadlines(deadline_s)
         self._waiting: deque[Batch] = deque()  # closed, for any queue
         self._ordered: dict[tuple[str, QueueName], deque[Batch]] = {}  # closed, by their queue
 
@@ -105,6 +110,9 @@ class Dispatcher:
         return AVOIDED if self._faults.avoided(broker, self._loop.time()) else GOOD
 
     def _dispatch(self, batch: Batch, lane: Lane, queue: QueueName) -> None:
+        if not self._deadlines.may_start(batch.deadline, self._loop.time(), lane.answers):
+            self._missed(batch)
+            return
         batch.sequence = lane.next_sequence()
         try:
             if batch.sealed is not None:
@@ -181,25 +189,29 @@ class Dispatcher:
     # ---- outcomes
 
     def _resolved(self, lane: Lane, batch: Batch, outcome: Outcome) -> None:
-        if isinstance(outcome, KourouError) and is_retryable(outcome) and batch.deadline > self._loop.time():
-            self._retry(batch, outcome)
+        if isinstance(outcome, KourouError) and is_retryable(outcome):
+            self._refused(lane, batch, outcome)
         else:
             self._finished(batch, outcome)
         self._settled()
 
-    def _retry(self, batch: Batch, refusal: KourouError) -> None:
-        """Refused, but not for good: again a little later."""
+    def _refused(self, lane: Lane, batch: Batch, refusal: KourouError) -> None:
+        """Not for good: again a little later, if there is time."""
         batch.refusal = refusal
         batch.attempts += 1
         if isinstance(refusal, NotHere):
             self._cluster.spawn(self._cluster.forget(batch.topic))
         delay_s = max(refusal.retry_after_ms or 0, min(1_000, 10 << min(batch.attempts, 7))) / 1000
+        delay_s *= self._cluster.rng.uniform(0.5, 1.0)
+        after_s = self._deadlines.retry_after_s(delay_s, batch.deadline, self._loop.time(), lane.answers)
+        if after_s is None:
+            self._finished(batch, refusal)
+            return
         if batch.pinned is not None:
             place = (batch.topic, batch.pinned)
             self._lane(batch.pinned[0]).busy.add((batch.topic, batch.pinned[1]))  # nobody overtakes it meanwhile
             self._ordered.setdefault(place, deque()).appendleft(batch)
-        delay_s *= self._cluster.rng.uniform(0.5, 1.0)
-        self._loop.call_later(min(delay_s, max(0.0, batch.deadline - self._loop.time())), self._again, batch)
+        self._loop.call_later(after_s, self._again, batch)
 
     def _again(self, batch: Batch) -> None:
         if batch.pinned is not None:
@@ -208,20 +220,29 @@ class Dispatcher:
             self._waiting.append(batch)
         self.pump()
 
+    def _missed(self, batch: Batch) -> None:
+        """It is not under way and has no time left: nothing of it is stored."""
+        refusal = batch.refusal
+        if refusal is None or isinstance(refusal, Unreachable):
+            refusal = DeadlineExceeded(f"not sent before the deadline: {refusal or 'no broker could take it'}")
+        self._finished(batch, refusal)
+
     def reap(self) -> None:
         """Give up on what has passed its deadline."""
         now = self._loop.time()
         for lane in self.lanes.values():
-            for batch in [b for b in lane.unresolved.values() if b.deadline <= now]:
+            for batch in [b for b in lane.unresolved.values() if self._deadlines.lost(b.deadline, now)]:
                 lane.give_up(batch)
+                before = f" (an earlier attempt: {batch.refusal})" if batch.refusal is not None else ""
                 self._finished(
                     batch,
-                    OutcomeUnknown(f"broker {lane.broker} did not answer in time: the messages may or may not be stored"),
+                    OutcomeUnknown(
+                        f"broker {lane.broker} did not answer in time: the messages may or may not be stored{before}"
+                    ),
                 )
         for batches in (self._waiting, *self._ordered.values()):
             for batch in [b for b in batches if b.deadline <= now]:
                 batches.remove(batch)
-                reason = batch.refusal or NotConnected("no broker could take it")
-                self._finished(batch, DeadlineExceeded(f"not sent before the deadline: {reason}"))
+                self._missed(batch)
         self._ordered = {place: batches for place, batches in self._ordered.items() if batches}
         self.pump()

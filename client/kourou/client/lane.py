@@ -12,6 +12,7 @@ from collections.abc import Callable
 from struct import error
 
 from kourou.client.logic.batch import Batch, Outcome, QueueName, Stored
+from kourou.client.logic.deadlines import AnswerTime
 from kourou.client.logic.faults import Faults
 from kourou.core import wire
 from kourou.core.errors import FlushFailed, InternalError, KourouError, OutcomeUnknown, SequenceExpired, from_code
@@ -41,6 +42,7 @@ class Lane:
         self.unresolved: dict[int, Batch] = {}  # by sequence, rising
         self.blocked = False  # the socket takes no more at present; ``writable`` is called when it does
         self.busy: set[tuple[str, int]] = set()  # (topic, queue id) with an ordered frame under way
+        self.answers = AnswerTime()
         self._producer_id = producer_id
         self._loop = loop
         self._faults = faults
@@ -106,6 +108,7 @@ class Lane:
             self._unknown[sequence] = batch
             self._reconnect(self)
             return
+        self.answers.took(now - started)
         self._faults.answered(self.broker, now - started, now)
         outcome = result if isinstance(result, KourouError) else self._parse(batch, result)
         if isinstance(outcome, KourouError) and self._stays_unknown(batch, outcome):

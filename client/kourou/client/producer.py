@@ -4,8 +4,10 @@ A message goes into an open batch. The batch is closed when it is full, when not
 not wait), or when its linger time is over. Closed batches wait for a slot at a broker; a batch is sealed when it gets one.
 
     open -> closed -> under way -> stored
-                          |-> refused: for good, or again later (ordered: the same queue; else any)
+                          |-> refused: for good, or again later (ordered: the same queue; else any) -> the last refusal
                           |-> unknown: the same bytes again on a new connection, until the deadline -> OutcomeUnknown
+
+``logic/deadlines.py`` says how late an attempt may start: one whose answer nobody would hear makes the outcome unknown.
 
 Order: frames of a FIFO topic are pinned to their queue and go one at a time for each queue, so none can overtake another.
 """
@@ -98,8 +100,10 @@ class Producer:
     def _new_dispatcher(self) -> Dispatcher:
         dispatcher = Dispatcher(
             self._cluster,
+            loop=self._loop,
             producer_id=self.id,
             compression=self._compression,
+            deadline_s=self._deadline_s,
             finished=self._finish,
             settled=self._settled,
         )
@@ -136,8 +140,8 @@ class Producer:
     ) -> Receipt:
         """Send one message and wait until it is stored.
 
-        Raises ClientFault or TryLater when it was refused, DeadlineExceeded when it was never sent, OutcomeUnknown when
-        it was sent but the answer never came.
+        Raises what it was refused with (where trying again might help, only when that lasted until the deadline),
+        DeadlineExceeded when it was never sent, OutcomeUnknown when it was sent but the answer never came.
         """
         route = self._cluster.routes.get(topic) or await self._route(topic)
         if self._buffered >= self._buffer_bytes:

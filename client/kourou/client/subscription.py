@@ -174,6 +174,7 @@ class Subscription:
             self._ended.set()
             return
         release = Release(message)
+        idle: list[Position] = []
         for entry in value["queues"]:
             position = self.positions.get(entry["queue"])
             if position is None or position.generation != (entry["epoch"], entry["n"]):
@@ -184,8 +185,9 @@ class Subscription:
             position.releasing = release
             release.waiting.add(position.queue)
             self._consumer.dropped(position)
+            if not self._consumer.is_working_on(position):
+                idle.append(position)
         if not message.is_one_way:
-            idle = [p for p in self.positions.values() if p.releasing is release and not self._consumer.is_working_on(p)]
             if not release.waiting and self._connection is not None:
                 self._connection.answer_json(message, {})
             for position in idle:
@@ -194,21 +196,26 @@ class Subscription:
     def release(self, position: Position) -> None:
         """Commit what is finished of a queue that was asked back, and let go of it."""
         release = position.releasing
-        if release is not None and not position.gone and position.queue not in release.begun:
-            release.begun.add(position.queue)
-            self._cluster.spawn(self._release(position, release))
+        if release is None or position.gone or position.queue in release.begun:
+            return
+        release.begun.add(position.queue)
+        if self._consumer.options.auto_commit and position.done > position.committed and self._connection is not None:
+            self._cluster.spawn(self._release(position, release, self._connection))
+        else:
+            self._let_go(position, release)
 
-    async def _release(self, position: Position, release: Release) -> None:
-        connection = self._connection
+    async def _release(self, position: Position, release: Release, connection: Connection) -> None:
         try:
-            if self._consumer.options.auto_commit:
-                await self.commit()
+            await self._commit(connection, [position])
         except KourouError:
             pass  # then the next owner starts from the last commit
+        self._let_go(position, release)
+
+    def _let_go(self, position: Position, release: Release) -> None:
         self._drop(position)
         release.waiting.discard(position.queue)
-        if connection is not None and not release.waiting:
-            connection.answer_json(release.message, {})
+        if self._connection is not None and not release.waiting:
+            self._connection.answer_json(release.message, {})
 
     def delivered(self, message: WireMessage) -> None:
         _, queue, epoch, number, session, next_offset = wire.DELIVER_HEAD.unpack(message.header)
@@ -259,6 +266,8 @@ class Subscription:
         for position, done in targets:
             if position.queue not in fenced:
                 position.committed = max(position.committed, done)
+            elif not position.gone and position.releasing is None:
+                self._drop(position)  # its generation is over: another has the queue, or it is assigned to us anew
 
     async def seek(self, position: Position, to: object) -> None:
         connection = self._need()

@@ -3,7 +3,9 @@
     KourouError
       ClientFault     the request is wrong; sending it again will not help
         BadRequest, IllegalName, BodyTooLarge, PropertiesTooLarge, FrameInvalid, UnsupportedVersion, NotSupported,
-        TopicTypeMismatch, GroupShapeMismatch, AlreadyExists, Fenced, SequenceExpired, OffsetOutOfRange, LimitExceeded
+        TopicTypeMismatch, GroupShapeMismatch, AlreadyExists, Fenced, SequenceExpired, OffsetOutOfRange, LimitExceeded,
+        IllegalFilter, InvalidReceiptHandle, IllegalDeliveryTime, InvalidTransaction, IllegalInvisibleTime,
+        SubscriptionConflict, InvalidRecallHandle
       NotHere         right request, wrong place: refresh the route and try again
         TopicNotFound, GroupNotFound, QueueNotFound, NotMaster, SubscriptionNotFound, MessageNotFound
       TryLater        right request, wrong moment: back off and try again
@@ -108,6 +110,48 @@ class OffsetOutOfRange(ClientFault):
 
 class LimitExceeded(ClientFault):
     code = 114
+
+
+class IllegalFilter(ClientFault):
+    """A filter expression can't be read; the text names the column and what was expected there."""
+
+    code = 115
+
+    def __init__(self, message: str, *, position: int | None = None, retry_after_ms: int | None = None) -> None:
+        super().__init__(message, retry_after_ms=retry_after_ms)
+        self.position = position  # counted in characters from 1; does not travel, the text has it
+
+
+class InvalidReceiptHandle(ClientFault):
+    """The handle is not one of ours, belongs elsewhere, or its message has been delivered again or settled since."""
+
+    code = 116
+
+
+class IllegalDeliveryTime(ClientFault):
+    code = 117
+
+
+class InvalidTransaction(ClientFault):
+    """No half message has this transaction id here."""
+
+    code = 118
+
+
+class IllegalInvisibleTime(ClientFault):
+    code = 119
+
+
+class SubscriptionConflict(ClientFault):
+    """Members of one group must agree on what they want of a topic."""
+
+    code = 120
+
+
+class InvalidRecallHandle(ClientFault):
+    """The handle is not one of ours, or its message is no longer waiting."""
+
+    code = 121
 
 
 class NotHere(KourouError):

@@ -82,7 +82,14 @@ class Compression(IntEnum):
 
 COMPRESSION_MASK: Final = 0xF
 CHECKSUM_MASK: Final = 0xF0  # 0: zlib.crc32; the rest is left for other algorithms
-ATTRIBUTES_KNOWN: Final = COMPRESSION_MASK
+HALF: Final = 0x100  # half messages of transactions: nobody sees them until they are committed
+MOVED: Final = 0x200  # copies made by the broker; each record's SOURCE property names what it takes the place of
+ATTRIBUTES_KNOWN: Final = COMPRESSION_MASK | HALF | MOVED
+
+# Frames that wait (for a time, for a decision) lie beside the queue they are meant for: in a room of their own.
+QUEUE_ID_MAX: Final = 0x3FFFFFFF
+TIMER_ROOM: Final = 0x80000000
+HALF_ROOM: Final = 0x40000000
 
 
 class Column(IntEnum):
@@ -97,6 +104,16 @@ class Column(IntEnum):
 
 
 COLUMNS_KNOWN: Final = 255
+
+
+def queue_key(incarnation: int, header: SealedHeader) -> int:
+    """Which queue of the log a frame belongs to: its topic's queue, or the waiting room beside it."""
+    queue = header.queue_id
+    if header.columns & 64 and not header.attributes & MOVED:  # Column.DUE_TIMES
+        queue |= TIMER_ROOM
+    elif header.attributes & HALF:
+        queue |= HALF_ROOM
+    return incarnation << 32 | queue
 
 
 def columns_size(columns: int, record_count: int, key_count: int) -> int:
@@ -122,6 +139,11 @@ def tag_bit(hashed: int) -> int:
 def key_hash(topic: str, key: str) -> int:
     """What the KEYS column holds for a key. Look-ups compare the key itself afterwards: hashes may collide."""
     return zlib.crc32(key.encode(), zlib.crc32(topic.encode() + b"#"))
+
+
+def group_hash(group: bytes) -> int:
+    """What the GROUP_HASHES column holds for a message group (0 is for none)."""
+    return zlib.crc32(group) or 1
 
 
 def id_hash(topic: str, message_id: str) -> int:
@@ -184,12 +206,14 @@ def seal(
     compression: Compression = Compression.NONE,
     stored: bytes | None = None,
     columns: dict[Column, array[int]] | None = None,
+    attributes: int = 0,
 ) -> bytes:
     """Encode a sealed part.
 
     ``records`` are whole records (properties, then body). ``columns`` are the optional ones, with ``array`` values of
     the column's item type; KEYS is one array of the hashes followed by the record numbers. LENGTHS is made here.
-    ``stored`` is the compressed form of the joined records when ``compression`` is not NONE.
+    ``stored`` is the compressed form of the joined records when ``compression`` is not NONE. ``attributes`` are HALF and
+    MOVED.
     Raises FrameInvalid when a limit is passed.
     """
     count = len(records)
@@ -220,7 +244,7 @@ def seal(
     if max(size, raw_size) > FRAME_BYTES_MAX:
         raise FrameInvalid(f"frame has {max(size, raw_size)} bytes; the limit is {FRAME_BYTES_MAX}")
     parts[0] = SEALED.pack(
-        SEALED_MAGIC, SEALED_VERSION, kind, size, compression, present, producer_id, sequence, queue_id, count,
+        SEALED_MAGIC, SEALED_VERSION, kind, size, compression | attributes, present, producer_id, sequence, queue_id, count,
         records_size, raw_size, born_ms, len(topic_bytes), 0, key_count,
     )  # fmt: skip
     body = b"".join(parts)
@@ -369,6 +393,16 @@ def record_bounds(data: Buffer, at: int, header: SealedHeader) -> list[int]:
     if bounds[-1] != header.raw_size:
         raise FrameInvalid(f"record lengths add up to {bounds[-1]} bytes, the frame says {header.raw_size}")
     return bounds
+
+
+def property_blocks(data: Buffer, at: int, header: SealedHeader) -> Iterator[bytes]:
+    """The properties of each record of a frame that is not compressed."""
+    bounds = record_bounds(data, at, header)
+    sizes = column(data, at, header, Column.PROPERTY_SIZES)
+    start = at + header.records_at
+    for number in range(header.record_count):
+        size = sizes[number] if sizes is not None else 0
+        yield bytes(data[start + bounds[number] : start + bounds[number] + size])
 
 
 def iterate_frames(data: Buffer) -> Iterator[tuple[int, Prefix]]:

@@ -33,6 +33,7 @@ class Field(IntEnum):
     LITE_TOPIC = 14  # UTF-8
     PRIORITY = 15  # i32
     DELIVERY_ATTEMPT = 16  # i32
+    SOURCE = 17  # what a copy made by the broker takes the place of (see ``core.sources``); never sent by a client
 
 
 def encode_field(field: int, value: bytes) -> bytes:

@@ -116,6 +116,7 @@ class FakeServer:
         self.writes: list[Produced] = []  # as they came, again and again
         self.held: list[Callable[[], None]] = []
         self.subscriptions: list[Subscribed] = []
+        self.fenced: set[int] = set()  # queues of which no commit is accepted
         self.changed = asyncio.Event()
         self.watchers: list[FakePeer] = []
         self._results: dict[tuple[int, int], Produced] = {}
@@ -318,9 +319,13 @@ class FakeServer:
         number, _ = wire.COMMIT_REQUEST.unpack(message.header)
         if not 0 < number <= len(self.subscriptions):
             raise SubscriptionNotFound(f"there is no subscription {number}")
+        fenced: list[int] = []
         for queue, _, _, offset in wire.COMMIT_ENTRY.iter_unpack(message.body):
-            self.subscriptions[number - 1].commits.append((queue, offset))
-        peer.answer_json(message, {"fenced": []})
+            if queue in self.fenced:
+                fenced.append(queue)
+            else:
+                self.subscriptions[number - 1].commits.append((queue, offset))
+        peer.answer_json(message, {"fenced": fenced})
 
     def on_seek(self, peer: FakePeer, message: WireMessage) -> None:
         value = wire.decode_json(message.body)
@@ -338,6 +343,11 @@ class FakeServer:
         header = wire.DELIVER_HEAD.pack(to.number, queue, 1, n, session, next_offset)
         to.credit -= len(frames)
         to.peer.push(Code.DELIVER, header=header, body=frames)
+
+    def end(self, to: Subscribed, queue: int, *, n: int = 1) -> None:
+        """Take a queue away without asking."""
+        entry = {"queue": queue, "epoch": 1, "n": n}
+        to.peer.push_json(Code.REVOKE, {"subscription": to.number, "queues": [entry], "deadline_ms": 0})
 
     def revoke(self, to: Subscribed, *queues: int, n: int = 1) -> asyncio.Future[WireMessage]:
         entries = [{"queue": queue, "epoch": 1, "n": n} for queue in queues]

@@ -320,3 +320,71 @@ async def test_two_loops_on_one_consumer_are_refused() -> None:
             await anext(two)
             with pytest.raises(BadRequest, match="two loops"):
                 await anext(one)
+
+
+async def test_what_was_handed_out_before_a_reset_is_not_marked_after_it() -> None:
+    """The broker takes the queue away and assigns it in a new generation; marking the old message must not move that."""
+    async with FakeServer() as server:
+        server.add_topic("t")
+        async with (
+            Client(server.address) as client,
+            client.consumer("t", group="g", auto_commit=False) as consumer,
+        ):
+            server.assign(to := await server.subscribed(), 0, offset=5)
+            server.deliver(to, 0, plain(b"5", b"6", queue_offset=5), 7)
+            old, newer = await take(consumer, 2)
+            server.end(to, 0)
+            server.assign(to, 0, session=2, n=2, offset=1)
+            server.deliver(to, 0, plain(b"1", b"2", queue_offset=1), 3, session=2, n=2)
+            while consumer._position("a", 0) in (None, old.position):
+                await asyncio.sleep(0)
+            consumer.done(old)
+            again = await take(consumer, 1)
+            assert [m.offset for m in again] == [1]
+            consumer.done(newer)
+            consumer.done(old)
+            await consumer.commit()
+            assert to.commits == [(0, 2)]  # what the loop was handed since
+            consumer.done(again[0])
+            await consumer.commit()
+            assert to.commits == [(0, 2)]
+
+
+async def test_a_queue_whose_commit_is_fenced_is_dropped() -> None:
+    """What waits of it is not handed out; when it is assigned anew, reading goes on from there."""
+    async with FakeServer() as server:
+        server.add_topic("t", queues=2)
+        server.fenced = {0}
+        async with (
+            Client(server.address) as client,
+            client.consumer("t", group="g", auto_commit=False) as consumer,
+        ):
+            server.assign(to := await server.subscribed(), 0, 1)
+            server.deliver(to, 0, plain(b"0"), 1)
+            server.deliver(to, 0, plain(b"1", queue_offset=1), 2)
+            consumer.done((await take(consumer, 1))[0])
+            await consumer.commit()
+            assert consumer.assignment == [("a", 1)]
+            server.deliver(to, 1, plain(b"of 1", queue=1), 1)
+            assert [m.body for m in await take(consumer, 1)] == [b"of 1"]
+            server.assign(to, 0, session=2, n=2, offset=0)
+            server.deliver(to, 0, plain(b"0"), 1, session=2, n=2)
+            assert [(m.body, m.offset) for m in await take(consumer, 2)][-1] == (b"0", 0)
+            assert consumer.assignment == [("a", 0), ("a", 1)]
+
+
+async def test_only_the_queue_that_is_let_go_is_committed() -> None:
+    """Of the others that is the committer's business: with very many queues it would be looked at again and again."""
+    async with FakeServer() as server:
+        server.add_topic("t", queues=2)
+        async with Client(server.address) as client, client.consumer("t", group="g") as consumer:
+            server.assign(to := await server.subscribed(), 0, 1)
+            server.deliver(to, 0, plain(b"0"), 1)
+            server.deliver(to, 1, plain(b"1", queue=1), 1)
+            for batch in (await consumer.receive(timeout_s=10), await consumer.receive(timeout_s=10)):
+                assert batch is not None
+                batch.done()
+            await server.revoke(to, 1)
+            assert to.commits == [(1, 1)]
+            assert consumer.assignment == [("a", 0)]
+        assert to.commits == [(1, 1), (0, 1)]

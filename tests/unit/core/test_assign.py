@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kourou.core.assign import Queue, assign
+from kourou.core import assign as module
+from kourou.core.assign import BLOCK, SCORES_PER_STEP, Queue, assign, assigning, blocks_of, finish
 
 QUEUES = st.lists(st.tuples(st.sampled_from(["a", "b", "c|d"]), st.integers(0, 700)), unique=True, max_size=120)
 PINNED = {"x": [("b", 0), ("b", 1)], "y": [("b", 300)]}
@@ -78,3 +79,68 @@ def test_the_result_is_the_same_in_every_process() -> None:
     assert assign([("b", 0), ("b", 1), ("b", 300)], ["x", "y"]) == PINNED
     many = assign([(f"b{n % 3}", n // 3) for n in range(2_000)], [f"m{n}" for n in range(60)])
     assert hashlib.sha256(repr(sorted(many.items())).encode()).hexdigest()[:16] == PINNED_MANY
+
+
+def by_definition(queues: list[Queue], members: list[str]) -> dict[str, list[Queue]]:
+    """The docstring of the module, word by word, with all pairs of queues and members scored."""
+    names = sorted(members)
+
+    def score(queue: Queue, name: str) -> bytes:
+        number = queue[1] % BLOCK * module.SCORE_BYTES
+        return module._scores(name, queue[0], queue[1] // BLOCK)[number : number + module.SCORE_BYTES]
+
+    def best(queue: Queue, candidates: list[str]) -> str:
+        return max(candidates, key=lambda name: (score(queue, name), -candidates.index(name)))
+
+    shares: dict[str, list[Queue]] = {name: [] for name in names}
+    for queue in queues:
+        shares[best(queue, names)].append(queue)
+    small, extra = divmod(len(queues), len(names))
+    fullest = sorted(names, key=lambda name: (-len(shares[name]), name))
+    room = {name: small + (name in fullest[:extra]) for name in names}
+    given_up: list[Queue] = []
+    for name in names:
+        shares[name].sort(key=lambda queue: (score(queue, name), queue), reverse=True)
+        given_up += shares[name][room[name] :]
+        del shares[name][room[name] :]
+    for queue in sorted(given_up):
+        shares[best(queue, [name for name in names if len(shares[name]) < room[name]])].append(queue)
+    return {name: sorted(share) for name, share in shares.items()}
+
+
+@settings(max_examples=150, deadline=None)
+@given(QUEUES, MEMBERS.filter(bool))
+def test_it_is_what_is_written(queues: list[Queue], members: list[str]) -> None:
+    assert assign(queues, members) == by_definition(queues, members)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.dictionaries(st.sampled_from("abc"), st.integers(0, 900), min_size=1), st.integers(1, 140))
+def test_in_steps_it_is_the_same(placement: dict[str, int], member_count: int) -> None:
+    """With more members than are scored in one step, too."""
+    names = sorted(f"m{number}" for number in range(member_count))
+    shares: dict[str, list[Queue]] = {name: [] for name in names}
+    for block in finish(assigning(blocks_of(placement), names)):
+        for queue, owner in zip(block.queues, block.owners, strict=True):
+            shares[names[owner]].append((block.broker, queue))
+    queues = [(broker, queue) for broker, count in placement.items() for queue in range(count)]
+    assert {name: sorted(share) for name, share in shares.items()} == assign(queues, names)
+
+
+@pytest.mark.parametrize(("queue_count", "member_count"), [(20_000, 2), (5_000, 300), (300, 3_000)])
+def test_a_step_is_short(queue_count: int, member_count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the scores that it looks up, which are most of the work; however many queues or members there are."""
+    calls = 0
+    original = module._scores
+
+    def counted(member: str, broker: str, block: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        return original(member, broker, block)
+
+    monkeypatch.setattr(module, "_scores", counted)
+    names = sorted(f"m{number}" for number in range(member_count))
+    most = 0
+    for _ in assigning(blocks_of({"b": queue_count}), names):
+        most, calls = max(most, calls), 0
+    assert most <= 3 * SCORES_PER_STEP

@@ -45,8 +45,7 @@ class QueryHandlers:
         value = wire.decode_json(message.body, what="RESET")
         group, topic = check_group(value.get("group")), check_topic(value.get("topic"))
         queues = fields.numbers(value, "queues", count_max=QUEUES_MAX)
-        moves = await self._positions.reset(group, topic, queues, parse_start(value, "to"))
-        self._subscriptions.moved(group, topic, [(queue, to) for queue, _, to in moves])
+        moves = await self._subscriptions.reset(group, topic, queues, parse_start(value, "to"))
         peer.reply_json(message, {"queues": [{"queue": queue, "from": old, "to": to} for queue, old, to in moves]})
 
     async def lookup(self, peer: Peer, message: WireMessage) -> None:

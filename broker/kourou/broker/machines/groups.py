@@ -8,11 +8,13 @@ from typing import Any
 
 from kourou.broker.machines.projection import decode_items, digest_of, encode_slices
 from kourou.core.errors import AlreadyExists, GroupNotFound, GroupShapeMismatch, LimitExceeded
+from kourou.core.retry import RetryPolicy
 from kourou.core.route import GroupShape
 
 Record = dict[str, Any]
 GROUPS_MAX = 100_000
 ATTEMPTS_DEFAULT = 16  # RocketMQ's retryMaxTimes
+RETRY_DEFAULT = RetryPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,10 @@ class Group:
     name: str
     shape: GroupShape | None  # None until it is first used
     fifo: bool  # recorded; whether deliveries are ordered is the topic's matter
-    max_attempts: int
+    max_attempts: int  # deliveries of a message before it is a dead letter; shared groups only
     created_ms: int
+    retry: RetryPolicy = RETRY_DEFAULT
+    filters: tuple[tuple[str, str, str], ...] = ()  # (topic, kind, expression) that hold whatever members ask for
 
 
 class GroupRegistry:
@@ -41,14 +45,25 @@ class GroupRegistry:
     def all(self) -> list[Group]:
         return sorted(self._groups.values(), key=lambda group: group.name)
 
-    def create(self, name: str, *, shape: GroupShape | None, fifo: bool, max_attempts: int, now_ms: int) -> list[Record]:
+    def create(
+        self,
+        name: str,
+        *,
+        shape: GroupShape | None,
+        fifo: bool,
+        max_attempts: int,
+        now_ms: int,
+        retry: RetryPolicy | None = None,
+    ) -> list[Record]:
         old = self._groups.get(name)
         if old is None:
             if len(self._groups) >= self._groups_max:
                 raise LimitExceeded(f"there are {len(self._groups)} groups; the limit is {self._groups_max}")
-            return [_record(Group(name, shape, fifo, max_attempts, now_ms))]
+            return [_record(Group(name, shape, fifo, max_attempts, now_ms, retry or RETRY_DEFAULT))]
         if shape is not None and old.shape is not None and shape is not old.shape:
             raise GroupShapeMismatch(f"group {name} has the shape {old.shape.value}, not {shape.value}")
+        if retry is not None and retry != old.retry:
+            raise AlreadyExists(f"group {name} exists with another retry policy; change it with 'kourou group update'")
         if (old.fifo, old.max_attempts) != (fifo, max_attempts):
             raise AlreadyExists(
                 f"group {name} exists with fifo={old.fifo} and max_attempts={old.max_attempts}, "
@@ -72,6 +87,35 @@ class GroupRegistry:
             raise GroupShapeMismatch(f"group {name} has the shape {old.shape.value}; it can't be used as {shape.value}")
         return []
 
+    def update(
+        self,
+        name: str,
+        *,
+        fifo: bool | None = None,
+        max_attempts: int | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> list[Record]:
+        """Change what is given of a group that exists."""
+        old = self.get(name)
+        new = replace(
+            old,
+            fifo=old.fifo if fifo is None else fifo,
+            max_attempts=old.max_attempts if max_attempts is None else max_attempts,
+            retry=old.retry if retry is None else retry,
+        )
+        return [_record(new)] if new != old else []
+
+    def set_filter(self, name: str, topic: str, wanted: tuple[str, str] | None) -> list[Record]:
+        """What a group gets of a topic, whatever its members ask for: (kind, expression). None: what they agree on."""
+        old = self.get(name)
+        filters = {place: rest for place, *rest in old.filters}
+        if wanted is None:
+            filters.pop(topic, None)
+        else:
+            filters[topic] = list(wanted)
+        new = replace(old, filters=tuple((place, kind, text) for place, (kind, text) in sorted(filters.items())))
+        return [_record(new)] if new != old else []
+
     def delete(self, name: str) -> list[Record]:
         self.get(name)
         return [{"t": "group-", "name": name}]
@@ -84,7 +128,15 @@ class GroupRegistry:
 
     def _put(self, record: Record) -> None:
         shape = GroupShape(record["shape"]) if record["shape"] is not None else None
-        self._groups[record["name"]] = Group(record["name"], shape, record["fifo"], record["max_attempts"], record["ms"])
+        self._groups[record["name"]] = Group(
+            record["name"],
+            shape,
+            record["fifo"],
+            record["max_attempts"],
+            record["ms"],
+            RetryPolicy.from_json(record.get("retry")),
+            tuple((topic, kind, text) for topic, kind, text in record.get("filters", ())),
+        )
 
     # ---- projection
 
@@ -103,7 +155,7 @@ class GroupRegistry:
 
 
 def _record(group: Group) -> Record:
-    return {
+    record: Record = {
         "t": "group",
         "name": group.name,
         "shape": group.shape.value if group.shape is not None else None,
@@ -111,3 +163,8 @@ def _record(group: Group) -> Record:
         "max_attempts": group.max_attempts,
         "ms": group.created_ms,
     }
+    if group.retry != RETRY_DEFAULT:
+        record["retry"] = group.retry.to_json()
+    if group.filters:
+        record["filters"] = [list(entry) for entry in group.filters]
+    return record

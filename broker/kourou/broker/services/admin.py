@@ -34,6 +34,7 @@ class AdminService:
         self._clock = clock
         self._auto_create = auto_create
         self._listeners: list[Callable[[], None]] = []
+        self._topic_listeners: list[Callable[[str], None]] = []
 
     def on_topics_changed(self, listener: Callable[[], None]) -> None:
         """Call back after each confirmed change of a definition: nameservers must hear of it."""
@@ -48,7 +49,7 @@ class AdminService:
         records = self._state.topics.create(name, kind, placement, now_ms=self._clock.wall_ms())
         await self._journal.write(records)
         if records:
-            self._changed(name)
+            self.topic_changed(name)
         return bool(records), self._state.topics.get(name)
 
     async def delete_topic(self, name: str) -> bool:
@@ -56,11 +57,18 @@ class AdminService:
         if topic is None:
             return False
         await self._journal.write(self._state.topics.delete(name))
-        self._changed(name)
+        self.topic_changed(name)
         return True
 
-    def _changed(self, topic: str) -> None:
+    def on_topic_changed(self, listener: Callable[[str], None]) -> None:
+        """The same, told which topic it was."""
+        self._topic_listeners.append(listener)
+
+    def topic_changed(self, topic: str) -> None:
+        """A definition was changed and confirmed."""
         self._subscriptions.topic_changed(topic)
+        for told in self._topic_listeners:
+            told(topic)
         for listener in self._listeners:
             listener()
 

@@ -1,8 +1,9 @@
 """Pushing frames to subscribers: each has cursors on its queues and credit; frames leave exactly as they lie in the log.
 
 A cursor is *ready* when its queue may have frames below the confirm offset, else it waits to be woken by the journal.
-One turn sends a subscription at most TURN_BYTES_MAX, round robin over its ready cursors, so that neither a big backlog
-nor a busy queue starves the others. Pages that are not in the page cache are read in a thread.
+One turn sends a subscription at most TURN_BYTES_MAX from at most TURN_CURSORS_MAX cursors, round robin over those that are
+ready, so that neither a big backlog nor a busy queue nor very many queues starve the others. Pages that are not in the
+page cache are read in a thread.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from kourou.broker.services.journal import Arrived, Journal
@@ -21,7 +23,9 @@ from kourou.core.errors import KourouError, OffsetOutOfRange
 from kourou.core.frame import Buffer
 
 TURN_BYTES_MAX = 1024 * 1024
+TURN_CURSORS_MAX = 128  # looking where a queue's frames lie takes 5 µs
 READ_BYTES_MAX = 256 * 1024
+CLOSED_AT_ONCE = 1_000  # cursors of a subscription that has ended
 
 Generation = tuple[int, int]
 
@@ -54,7 +58,8 @@ class Cursor:
     session: int
     offset: int
     paused: bool = False
-    waiting: bool = False
+    waiting: bool = False  # to be woken
+    queued: bool = False  # among the ready ones
     gone: bool = False
 
 
@@ -92,26 +97,41 @@ class DeliveryService:
 
     # ---- what subscriptions do
 
-    def start(self, subscription: Subscription, cursor: Cursor) -> None:
-        """Begin, or begin again, to deliver a queue from the cursor's offset."""
+    def start(self, subscription: Subscription, cursor: Cursor, *, at_end: bool) -> None:
+        """Begin, or begin again, to deliver a queue from the cursor's offset. ``at_end``: where its next frame will be."""
         self.stop(subscription, cursor.queue_id)
         subscription.cursors[cursor.queue_id] = cursor
-        subscription.ready.append(cursor)
-        self._schedule(subscription)
+        if at_end:
+            self._wait(subscription, cursor)
+        else:
+            self._ready(subscription, cursor)
+            self._schedule(subscription)
 
-    def stop(self, subscription: Subscription, queue_id: int) -> Cursor | None:
-        """Deliver nothing more of a queue; the cursor it had."""
+    def stop(self, subscription: Subscription, queue_id: int) -> None:
+        """Deliver nothing more of a queue."""
         cursor = subscription.cursors.pop(queue_id, None)
         if cursor is not None:
             cursor.gone = True
             self._unwait(subscription, cursor)
-        return cursor
+
+    def hold(self, subscription: Subscription, queue_id: int) -> None:
+        """The same, but the queue is still the subscription's: it can be paused until ``start``, or ``stop``, follows."""
+        cursor = subscription.cursors.get(queue_id)
+        if cursor is not None:
+            cursor.gone = True
+            self._unwait(subscription, cursor)
 
     def close(self, subscription: Subscription) -> None:
+        """The subscription has ended. Its cursors are taken out bit by bit, when there are very many."""
         subscription.closed = True
-        for queue_id in list(subscription.cursors):
-            self.stop(subscription, queue_id)
         subscription.ready.clear()
+        self._take_out(subscription)
+
+    def _take_out(self, subscription: Subscription) -> None:
+        for queue_id in list(islice(subscription.cursors, CLOSED_AT_ONCE)):
+            self.stop(subscription, queue_id)
+        if subscription.cursors:
+            self._loop.call_soon(self._take_out, subscription)
 
     def grant(self, subscription: Subscription, count: int) -> None:
         """More credit; the client has taken ``count`` bytes off its hands."""
@@ -123,8 +143,8 @@ class DeliveryService:
         if cursor is None or cursor.paused == paused:
             return
         cursor.paused = paused
-        if not paused and not cursor.waiting and cursor not in subscription.ready:
-            subscription.ready.append(cursor)
+        if not paused and not cursor.waiting and not cursor.gone:
+            self._ready(subscription, cursor)
             self._schedule(subscription)
 
     def writable(self, subscription: Subscription) -> None:
@@ -141,6 +161,7 @@ class DeliveryService:
                 if (
                     placed.queue_offset == cursor.offset
                     and subscription.tag_hashes is None
+                    and not subscription.closed
                     and not cursor.paused
                     and subscription.credit > 0
                     and subscription.outlet.writable
@@ -148,7 +169,9 @@ class DeliveryService:
                     self._sent(subscription, cursor, (placed.prefix, checked.sealed), checked.header.record_count)
                     continue
                 self._unwait(subscription, cursor)
-                subscription.ready.append(cursor)
+                if subscription.closed:
+                    continue
+                self._ready(subscription, cursor)
                 if subscription.credit > 0:
                     self._schedule(subscription)
 
@@ -170,6 +193,12 @@ class DeliveryService:
                 if not entries:
                     del self._waiting[cursor.key]
 
+    @staticmethod
+    def _ready(subscription: Subscription, cursor: Cursor) -> None:
+        if not cursor.queued:
+            cursor.queued = True
+            subscription.ready.append(cursor)
+
     def _wait(self, subscription: Subscription, cursor: Cursor) -> None:
         cursor.waiting = True
         self._waiting.setdefault(cursor.key, set()).add((subscription, cursor))
@@ -181,9 +210,11 @@ class DeliveryService:
 
     def _turn(self, subscription: Subscription) -> None:
         subscription.scheduled = False
-        sent = 0
-        while self._may_send(subscription) and sent < TURN_BYTES_MAX:
+        sent = looked = 0
+        while self._may_send(subscription) and sent < TURN_BYTES_MAX and looked < TURN_CURSORS_MAX:
+            looked += 1
             cursor = subscription.ready.popleft()
+            cursor.queued = False
             if cursor.gone or cursor.paused:
                 continue
             try:
@@ -196,7 +227,7 @@ class DeliveryService:
                 self._read_cold(subscription, cursor, plan)
                 return
             sent += self._took(subscription, cursor, plan, data)
-        if sent >= TURN_BYTES_MAX and self._may_send(subscription):
+        if self._may_send(subscription):
             self._schedule(subscription)
 
     @staticmethod
@@ -223,7 +254,7 @@ class DeliveryService:
         size = len(data)
         if plan.next_offset > cursor.offset:
             self._sent(subscription, cursor, (data,), plan.next_offset - cursor.offset)
-            subscription.ready.append(cursor)
+            self._ready(subscription, cursor)
         else:
             self._wait(subscription, cursor)
         return size
@@ -234,7 +265,7 @@ class DeliveryService:
             if cursor.offset < low:  # retention passed the reader by
                 cursor.offset = low
                 subscription.outlet.deliver(subscription.number, cursor, (), low)
-                subscription.ready.append(cursor)
+                self._ready(subscription, cursor)
             elif cursor.offset > high:
                 cursor.gone = True
                 subscription.outlet.failed(subscription.number, cursor, failure)

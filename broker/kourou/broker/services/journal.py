@@ -20,12 +20,13 @@ from typing import Any
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.store import Appended, CheckedFrame, Store
 from kourou.core.clock import Clock
-from kourou.core.errors import FlushFailed, KourouError, ShuttingDown, TopicNotFound
+from kourou.core.errors import DiskFull, FlushFailed, KourouError, ShuttingDown, TopicNotFound
 from kourou.core.frame import Kind, seal
 from kourou.core.wire import encode_json
 
 TURN_BYTES_MAX = 1024 * 1024  # appended in one go; more waits for the next turn, so that the loop is not held
 METADATA_BYTES_MAX = 1024 * 1024  # of one metadata frame
+RETRY_S = 0.1  # between attempts to store decisions on a full disk
 INLINE_SYNC_MS_MAX = 2.0  # a lone waiter's fdatasync runs on the loop while the disk mostly answers within this
 
 
@@ -35,6 +36,15 @@ class FrameJob:
 
     frame: CheckedFrame
     done: Callable[[Appended | None, bool, KourouError | None], None]  # result, is it a duplicate, or the error
+
+
+@dataclass(slots=True)
+class RecordJob:
+    """A metadata record on its way into the log; ``applied`` ones have changed the state already."""
+
+    record: dict[str, Any]
+    done: Callable[[KourouError | None], None]
+    applied: bool = False
 
 
 Arrived = tuple[int, CheckedFrame, Appended]  # queue key, frame, where it lies
@@ -61,7 +71,8 @@ class Journal:
         self._on_failure = on_failure  # the disk failed for good: the process must go down
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[FrameJob] = deque()
-        self._records: list[tuple[dict[str, Any], Callable[[KourouError | None], None]]] = []
+        self._records: list[RecordJob] = []
+        self._stuck = False  # the disk had no room for records that are applied already; they are tried again
         self._scheduled = False
         self._turn_jobs = 0  # submitted since the last turn ended
         self._gathers = False
@@ -91,15 +102,39 @@ class Journal:
 
     def submit_record(self, record: dict[str, Any], done: Callable[[KourouError | None], None]) -> None:
         """The same for a metadata record; all records of a turn share a frame."""
-        self._records.append((record, done))
+        self._records.append(RecordJob(record, done))
         self._schedule()
+
+    def submit_applied(self, record: dict[str, Any], done: Callable[[KourouError | None], None]) -> None:
+        """Apply a record now, so that the next decision of this turn sees it, and append it at the turn's end.
+
+        Call ``check_open`` before deciding. A disk without room for it does not lose it: it is tried again, and ``done``
+        waits.
+        """
+        self._state.replay(record, log_offset=self._store.end_offset, store_ms=self._clock.wall_ms())
+        self._records.append(RecordJob(record, done, True))
+        self._schedule()
+
+    def check_open(self) -> None:
+        """Raises when nothing may be decided now."""
+        if self._failed is not None:
+            raise self._failed
+        if self.closing:
+            raise ShuttingDown("the broker is shutting down; reconnect")
+        if self._stuck:
+            raise DiskFull("the disk is full: not even decisions can be stored", retry_after_ms=1_000)
+
+    def settle(self) -> bool:
+        """Append everything that was submitted; whether all that the state holds is in the log now."""
+        while self._jobs or (self._records and not self._stuck):
+            self._commit_turn()
+        return not self._stuck
 
     async def write(self, records: list[dict[str, Any]]) -> None:
         """Append and apply metadata records now, after everything that waits; return when they are confirmed."""
         if not records:
             return
-        while self._jobs or self._records:
-            self._commit_turn()
+        self.settle()
         future: asyncio.Future[None] = self._loop.create_future()
         missing = len(records)
 
@@ -111,7 +146,7 @@ class Journal:
             elif missing == 0 and not future.done():
                 future.set_result(None)
 
-        self._append_records([(record, done) for record in records])
+        self._append_records([RecordJob(record, done) for record in records])
         self._confirm()
         await future
 
@@ -147,12 +182,12 @@ class Journal:
         self._gathers = self._turn_jobs > 1
         self._turn_jobs = 0
         self._commit_turn()
-        if self._jobs or self._records:
+        if self._jobs or (self._records and not self._stuck):
             self._schedule()
 
     def _commit_turn(self) -> None:
         self._append_jobs()
-        if self._records:
+        if self._records and not self._stuck:
             records, self._records = self._records, []
             self._append_records(records)
         self._confirm()
@@ -225,20 +260,18 @@ class Journal:
 
         self._waiting.append((result.end_offset, confirmed))
 
-    def _append_records(self, records: list[tuple[dict[str, Any], Callable[[KourouError | None], None]]]) -> None:
+    def _append_records(self, records: list[RecordJob]) -> None:
         at = 0
         while at < len(records):
             encoded: list[bytes] = []
             size, first = 0, at
             while at < len(records) and size < METADATA_BYTES_MAX and len(encoded) < 10_000:
-                encoded.append(encode_json(records[at][0]))
+                encoded.append(encode_json(records[at].record))
                 size += len(encoded[-1])
                 at += 1
             self._append_metadata(encoded, records[first:at])
 
-    def _append_metadata(
-        self, encoded: list[bytes], records: list[tuple[dict[str, Any], Callable[[KourouError | None], None]]]
-    ) -> None:
+    def _append_metadata(self, encoded: list[bytes], records: list[RecordJob]) -> None:
         store_ms = self._clock.wall_ms()
         try:
             if self._failed is not None:
@@ -247,12 +280,28 @@ class Journal:
             (result,) = self._store.append([frame], store_ms=store_ms, client=False)
         except KourouError as failure:
             self._note_failure(failure)
-            for _, done in records:
-                done(failure)
+            kept = [job for job in records if job.applied] if isinstance(failure, DiskFull) else []
+            if kept:
+                self._try_again(kept)
+            for job in records:
+                if not (job.applied and kept):
+                    job.done(failure)
             return
-        for record, done in records:
-            self._state.replay(record, log_offset=result.log_offset, store_ms=result.store_ms)
-            self._waiting.append((result.end_offset, done))
+        for job in records:
+            if not job.applied:
+                self._state.replay(job.record, log_offset=result.log_offset, store_ms=result.store_ms)
+            self._waiting.append((result.end_offset, job.done))
+
+    def _try_again(self, records: list[RecordJob]) -> None:
+        """No room for what the state already holds: nothing new is decided until it is stored."""
+        self._records = records + self._records
+        if not self._stuck:
+            self._stuck = True
+            self._loop.call_later(RETRY_S, self._unstick)
+
+    def _unstick(self) -> None:
+        self._stuck = False
+        self._schedule()
 
     # ---- confirmation
 

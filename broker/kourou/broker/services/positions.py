@@ -84,7 +84,13 @@ class PositionService:
     async def reset(
         self, group: str, topic: str, queues: Iterable[int] | None, start: Start
     ) -> list[tuple[int, int | None, int]]:
-        """Set a group's committed offsets; (queue, from, to) of each. The caller moves the members that are reading."""
+        """Set a group's committed offsets; (queue, from, to) of each.
+
+        The caller has fenced the members that are reading, and moves them: what they have committed up to here comes before
+        the reset, and there is no await up to the append.
+        """
+        self._journal.settle()
+        self._journal.check_open()
         self._state.groups.get(group)
         known = self._state.topics.get(topic)
         moves: list[tuple[int, int | None, int]] = []

@@ -19,7 +19,7 @@ from kourou.core.errors import (
     QueueNotFound,
     TopicTypeMismatch,
 )
-from kourou.core.frame import Column, Kind, SealedHeader, check_sealed_crc, parse_sealed
+from kourou.core.frame import HALF, MOVED, Column, Kind, SealedHeader, check_sealed_crc, column, parse_sealed
 from kourou.core.limits import FRAMES_PER_REQUEST_MAX
 from kourou.core.route import TopicType
 
@@ -39,9 +39,10 @@ class FrameResult:
 class ProduceService:
     """Validates and submits; counts what came in."""
 
-    def __init__(self, state: BrokerState, journal: Journal) -> None:
+    def __init__(self, state: BrokerState, journal: Journal, *, check_due: Callable[[int], None]) -> None:
         self._state = state
         self._journal = journal
+        self._check_due = check_due  # raises when a message may not wait that long
         self.messages_in = 0
         self.bytes_in = 0
         self.frames_in = 0
@@ -82,6 +83,12 @@ class ProduceService:
             self._journal.submit(FrameJob(frame, collector.expect(result, header)))
         collector.all_submitted()
 
+    def note(self, header: SealedHeader) -> None:
+        """Count a frame that was stored."""
+        self.frames_in += 1
+        self.messages_in += header.record_count
+        self.bytes_in += header.raw_size
+
     def check(self, sealed: memoryview, header: SealedHeader) -> CheckedFrame:
         """The frame, if it may be appended; raises what is wrong with it. O(1) in Python for any number of records."""
         if header.kind != Kind.MESSAGES:
@@ -91,25 +98,42 @@ class ProduceService:
             raise QueueNotFound(f"topic {topic.name} has {topic.queues} queues on this broker, not queue {header.queue_id}")
         check_type(topic, header)
         crc = check_sealed_crc(sealed, 0, header.size)
+        if header.columns & Column.DUE_TIMES:
+            self._check_due(max(column(sealed, 0, header, Column.DUE_TIMES) or (0,)))
         return CheckedFrame(sealed, header, crc, topic.incarnation, check_columns(sealed, 0, header))
 
 
 def check_type(topic: Topic, header: SealedHeader) -> None:
     """A topic takes the messages it was created for."""
-    columns = header.columns
-    if topic.type not in (TopicType.NORMAL, TopicType.FIFO):
-        raise NotSupported(f"topic {topic.name} has type {topic.type.value}, which this version can't send to yet")
-    if columns & Column.DUE_TIMES:
-        raise TopicTypeMismatch(f"topic {topic.name} has type {topic.type.value} and takes no messages with a due time")
-    if columns & Column.PRIORITIES:
-        raise TopicTypeMismatch(f"topic {topic.name} has type {topic.type.value} and takes no messages with a priority")
-    if topic.type is TopicType.FIFO:
-        if not columns & Column.GROUP_HASHES:
-            raise TopicTypeMismatch(f"topic {topic.name} has type fifo: every message needs a message group")
-        if header.compression:
-            raise FrameInvalid(f"topic {topic.name} has type fifo: its frames are not compressed as a whole")
-    elif columns & Column.GROUP_HASHES:
+    columns, kind = header.columns, topic.type
+    if header.attributes & MOVED:
+        raise FrameInvalid("frames of moved messages are made by brokers alone")
+    if kind is not TopicType.NORMAL and header.compression:
+        raise FrameInvalid(f"topic {topic.name} has type {kind.value}: its frames are not compressed as a whole")
+    found = _kind_of(header)
+    if found is kind:
+        return
+    if kind is TopicType.LITE:
+        raise NotSupported(f"topic {topic.name} has type lite, which this version can't send to yet")
+    if kind is TopicType.FIFO:
+        raise TopicTypeMismatch(f"topic {topic.name} has type fifo: every message needs a message group")
+    if columns & Column.GROUP_HASHES and kind is TopicType.NORMAL:
         raise TopicTypeMismatch(f"topic {topic.name} has type normal: a message group needs a topic of type fifo")
+    raise TopicTypeMismatch(f"topic {topic.name} has type {kind.value} and takes no messages of type {found.value}")
+
+
+def _kind_of(header: SealedHeader) -> TopicType:
+    """The type of message that a frame holds, as RocketMQ ranks them."""
+    columns = header.columns
+    if header.attributes & HALF:
+        return TopicType.TRANSACTION
+    if columns & Column.DUE_TIMES:
+        return TopicType.DELAY
+    if columns & Column.GROUP_HASHES:
+        return TopicType.FIFO
+    if columns & Column.PRIORITIES:
+        return TopicType.PRIORITY
+    return TopicType.NORMAL
 
 
 class _Collector:
@@ -147,9 +171,7 @@ class _Collector:
                 if duplicate:
                     service.duplicates += 1
                 else:
-                    service.frames_in += 1
-                    service.messages_in += header.record_count
-                    service.bytes_in += header.raw_size
+                    service.note(header)
             self._missing -= 1
             if self._missing == 0 and self._submitted:
                 self._done(self._results)

@@ -3,30 +3,47 @@
 The rules of ownership are in ``machines.members``; this file feeds it facts and carries out its effects. A queue's start
 is the committed offset, else the subscription's START, which is then committed at once: a consumer that begins at
 "latest" and dies before its first commit does not skip what came meanwhile.
+
+A subscription may have 100,000 queues, so effects are carried out in steps of about a millisecond, between which the loop
+does other work (``apply_effects``). Each effect is carried out as soon as it is taken: what changes between two steps
+changes what the machine says next.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
-from kourou.broker.machines.members import Assign, Expelled, Revoke, StreamMembers
+from kourou.broker.machines.members import Assign, Effect, Expelled, Renewed, Revoke, StreamMembers
 from kourou.broker.machines.topics import Topic
 from kourou.broker.services.delivery import Cursor, DeliveryService, Generation, Outlet, Subscription
 from kourou.broker.services.journal import Journal
-from kourou.broker.services.positions import PositionService, Start
+from kourou.broker.services.positions import PositionService, Start, chosen
 from kourou.broker.services.state import BrokerState
 from kourou.core.clock import Clock
-from kourou.core.errors import BadRequest, Fenced, KourouError, OffsetOutOfRange, SubscriptionNotFound, TooManyRequests
+from kourou.core.errors import (
+    BadRequest,
+    Fenced,
+    KourouError,
+    LimitExceeded,
+    OffsetOutOfRange,
+    SubscriptionNotFound,
+    TooManyRequests,
+)
 from kourou.core.frame import tag_hash
 from kourou.core.route import GroupShape
 
 SUBSCRIPTIONS_PER_CONNECTION_MAX = 1_024
 TAGS_MAX = 256
 CREDIT_MAX = 256 * 1024 * 1024
+STEP_S = 0.001  # effects are carried out for so long, then it is the turn of others
+PORTION = 100  # effects that are carried out together: less than a millisecond's work
+REVOKED_APART = 16  # queues of one member that are asked back one by one, so that a busy one does not hold up the others
+RESET_PORTION = 500  # queues whose offsets are set by one record
 
 
 class Subscriber(Outlet, Protocol):
@@ -58,6 +75,7 @@ class _Entry:
     start: Start
     heard_at: float
     tags: list[str] | None
+    spread: int = 0  # broadcast: queues below it have been assigned
 
 
 class SubscriptionService:
@@ -83,6 +101,8 @@ class SubscriptionService:
         self._entries: dict[int, _Entry] = {}
         self._by_member: dict[str, _Entry] = {}  # by the machine's member id
         self._by_subscriber: dict[Subscriber, set[int]] = {}
+        self._spreading: deque[_Entry] = deque()  # broadcast consumers that have queues to be assigned
+        self._working = False  # the next step is under way, or will come by itself
 
     # ---- subscribing
 
@@ -148,7 +168,7 @@ class SubscriptionService:
                 _member_id(group, topic.name, member, mode),
                 subscriber.client_id,
                 tags=tuple(sorted(set(tags))) if tags else None,
-                queues=self._state.topics.cluster_queues(topic.name),
+                placement=_placement(self._state.topics.get(topic.name)),
                 now_ms=self._clock.monotonic_ms(),
             )
         self._entries[number] = entry
@@ -156,9 +176,8 @@ class SubscriptionService:
         self._by_subscriber.setdefault(subscriber, set()).add(number)
         answer(number)
         if mode == "broadcast":
-            self._assign(entry, [(queue, (0, 0)) for queue in range(topic.queues)])
-        else:
-            self.apply_effects()
+            self._spreading.append(entry)
+        self.apply_effects()
 
     def unsubscribe(self, number: int, *, reason: str = "") -> None:
         entry = self._entries.pop(number, None)
@@ -257,24 +276,56 @@ class SubscriptionService:
             paused=old.paused,
         )
         answer(cursor.session, cursor.offset)
-        self._delivery.start(subscription, cursor)
+        self._delivery.start(subscription, cursor, at_end=False)
 
-    def moved(self, group: str, topic: str, targets: Iterable[tuple[int, int]]) -> None:
-        """A group's offsets were reset to (queue, offset): whoever reads these queues goes on from there."""
-        wanted = dict(targets)
-        for entry in list(self._entries.values()):
-            subscription = entry.subscription
-            if subscription.group != group or subscription.topic != topic or subscription.mode != "stream":
-                continue
-            fresh = [
-                Cursor(old.key, queue, old.generation, next(self._sessions), wanted[queue], paused=old.paused)
-                for queue, old in subscription.cursors.items()
-                if queue in wanted
-            ]
-            if fresh:
-                entry.subscriber.assigned(subscription.number, fresh)
-            for cursor in fresh:
-                self._delivery.start(subscription, cursor)
+    async def reset(
+        self, group: str, topic: str, queues: Iterable[int] | None, start: Start
+    ) -> list[tuple[int, int | None, int]]:
+        """Set a group's committed offsets; (queue, from, to) of each. Whoever reads these queues goes on from there, and
+        what it has read before can't be committed any more.
+
+        In portions, each with a record of its own: when one fails the queues before it have been reset, and those behind it
+        have not. It can be repeated.
+        """
+        self._state.groups.get(group)
+        wanted = chosen(self._state.topics.get(topic), queues)
+        moves: list[tuple[int, int | None, int]] = []
+        for first in range(0, len(wanted), RESET_PORTION):
+            some = wanted[first : first + RESET_PORTION]
+            fenced = self._fence(group, topic, some)  # nothing may happen between this and the append
+            try:
+                moves += await self._positions.reset(group, topic, some, start)
+            finally:
+                self.moved(fenced)
+            await asyncio.sleep(0)
+        return moves
+
+    def _fence(self, group: str, topic: str, queues: Iterable[int]) -> list[Renewed]:
+        """Give the queues a new generation under their owners, and tell these that the old one is over. ``moved`` must
+        follow."""
+        renewed = self._members.renew(group, topic, queues)
+        ended: dict[_Entry, list[tuple[int, Generation]]] = {}
+        for queue in renewed:
+            entry = self._by_member[queue.member]
+            self._delivery.hold(entry.subscription, queue.queue_id)
+            ended.setdefault(entry, []).append((queue.queue_id, queue.former))
+        for entry, former in ended.items():
+            entry.subscriber.revoked(entry.subscription.number, former, 0, _nothing)
+        return renewed
+
+    def moved(self, renewed: Iterable[Renewed]) -> None:
+        """The offsets of fenced queues were set, or could not be set: their owners go on from what is committed now.
+
+        Not those who meanwhile left, were asked to let go, or were fenced once more: their queues have a new owner, who
+        begins there too, or are somebody else's to go on with.
+        """
+        again: dict[_Entry, list[tuple[int, Generation]]] = {}
+        for queue in renewed:
+            entry = self._by_member.get(queue.member)
+            if entry is not None and self._members.reads(queue.member, queue.queue_id, queue.generation):
+                again.setdefault(entry, []).append((queue.queue_id, queue.generation))
+        for entry, queues in again.items():
+            self._assign(entry, queues)
 
     def topic_changed(self, topic: str) -> None:
         """Queues were added, or the topic was deleted."""
@@ -283,7 +334,10 @@ class SubscriptionService:
             for number in [n for n, e in self._entries.items() if e.subscription.topic == topic]:
                 self.unsubscribe(number, reason=f"topic {topic} was deleted")
             return
-        self._members.queues_changed(topic, self._state.topics.cluster_queues(topic), now_ms=self._clock.monotonic_ms())
+        self._members.queues_changed(topic, _placement(found), now_ms=self._clock.monotonic_ms())
+        self._spreading += [
+            e for e in self._entries.values() if e.subscription.topic == topic and e.subscription.mode == "broadcast"
+        ]
         self.apply_effects()
 
     def members_of(self, group: str) -> list[tuple[Subscription, Subscriber]]:
@@ -312,30 +366,81 @@ class SubscriptionService:
         self.apply_effects()
 
     def apply_effects(self) -> None:
+        """Do what the machine says: now what takes a millisecond (that is all, but for very big topics), the rest bit by
+        bit, behind whatever else wants to be done."""
+        if not self._working:
+            self._work()
+
+    def _work(self) -> None:
+        self._working = True
+        until = self._loop.time() + STEP_S
+        try:
+            while self._step():
+                if self._loop.time() >= until:
+                    self._loop.call_soon(self._work)
+                    return
+        except BaseException:
+            self._working = False  # a bug; the next tick goes on behind it
+            raise
+        self._working = False
+
+    def _step(self) -> bool:
+        """A portion of what is to be done; False when there is nothing."""
+        effects = self._members.take_effects(PORTION)
+        if effects:
+            self._carry_out(effects)
+        elif self._members.pending:
+            self._members.step(self._clock.monotonic_ms())
+        elif self._spreading:
+            self._spread(self._spreading[0])
+        else:
+            return False
+        return True
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
         assigned: dict[_Entry, list[tuple[int, Generation]]] = {}
-        for effect in self._members.take_effects():
+        revoked: dict[_Entry, list[Revoke]] = {}
+        for effect in effects:
             entry = self._by_member.get(effect.member)
             if entry is None:
                 continue
             if isinstance(effect, Assign):
                 assigned.setdefault(entry, []).append((effect.queue_id, effect.generation))
             elif isinstance(effect, Revoke):
-                self._revoke(entry, effect)
+                revoked.setdefault(entry, []).append(effect)
             elif isinstance(effect, Expelled):
                 self.unsubscribe(entry.subscription.number, reason=effect.reason)
+        for entry, asked in revoked.items():
+            if entry.subscription.number in self._entries:
+                for some in [asked] if len(asked) > REVOKED_APART else [[revoke] for revoke in asked]:
+                    self._revoke(entry, some)
         for entry, queues in assigned.items():
             if entry.subscription.number in self._entries:
                 self._assign(entry, queues)
 
-    def _revoke(self, entry: _Entry, effect: Revoke) -> None:
-        self._delivery.stop(entry.subscription, effect.queue_id)
+    def _spread(self, entry: _Entry) -> None:
+        """Assign some of the queues that a broadcast consumer does not have yet."""
+        subscription = entry.subscription
+        topic = self._state.topics.find(subscription.topic)
+        if topic is None or subscription.number not in self._entries or entry.spread >= topic.queues:
+            self._spreading.popleft()
+            return
+        first, entry.spread = entry.spread, min(entry.spread + PORTION, topic.queues)
+        self._assign(entry, [(queue, (0, 0)) for queue in range(first, entry.spread)])
+
+    def _revoke(self, entry: _Entry, asked: Sequence[Revoke]) -> None:
+        for revoke in asked:
+            self._delivery.stop(entry.subscription, revoke.queue_id)
 
         def released() -> None:
-            self._members.released(effect.member, effect.queue_id, effect.generation, now_ms=self._clock.monotonic_ms())
+            now_ms = self._clock.monotonic_ms()
+            for revoke in asked:
+                self._members.released(revoke.member, revoke.queue_id, revoke.generation, now_ms=now_ms)
             self._loop.call_soon(self.apply_effects)
 
-        wait_ms = max(0, effect.deadline_ms - self._clock.monotonic_ms())
-        entry.subscriber.revoked(entry.subscription.number, [(effect.queue_id, effect.generation)], wait_ms or 1, released)
+        wait_ms = max(1, asked[0].deadline_ms - self._clock.monotonic_ms())
+        queues = [(revoke.queue_id, revoke.generation) for revoke in asked]
+        entry.subscriber.revoked(entry.subscription.number, queues, wait_ms, released)
 
     def _assign(self, entry: _Entry, queues: list[tuple[int, Generation]]) -> None:
         subscription = entry.subscription
@@ -343,7 +448,7 @@ class SubscriptionService:
         if topic is None:
             return
         client = entry.subscriber.client_id if subscription.mode == "broadcast" else None
-        cursors: list[Cursor] = []
+        cursors: list[tuple[Cursor, bool]] = []
         fresh: list[tuple[int, int]] = []
         for queue, generation in queues:
             key = topic.incarnation << 32 | queue
@@ -353,12 +458,28 @@ class SubscriptionService:
                 if entry.start != "earliest":
                     fresh.append((queue, offset))
             low, high = self._positions.bounds(key)
-            cursors.append(Cursor(key, queue, generation, next(self._sessions), max(low, min(offset, high))))
-        for record in self._commit_records(subscription, topic, fresh):
-            self._journal.submit_record(record, lambda failure: None)
-        entry.subscriber.assigned(subscription.number, cursors)
-        for cursor in cursors:
-            self._delivery.start(subscription, cursor)
+            former = subscription.cursors.get(queue)
+            paused = former.paused if former is not None else False
+            offset = max(low, min(offset, high))
+            cursor = Cursor(key, queue, generation, next(self._sessions), offset, paused=paused)
+            cursors.append((cursor, offset == high))
+        try:
+            records = self._commit_records(subscription, topic, fresh)
+        except LimitExceeded:
+            records = []  # then it is resolved anew by the next owner; a commit will be refused and say so
+        for record in records:
+            self._journal.submit_record(record, _nothing)
+        entry.subscriber.assigned(subscription.number, [cursor for cursor, _ in cursors])
+        for cursor, at_end in cursors:
+            self._delivery.start(subscription, cursor, at_end=at_end)
+
+
+def _placement(topic: Topic) -> dict[str, int]:
+    return {place.broker: place.queues for place in topic.placement}
+
+
+def _nothing(*_: object) -> None:
+    """Nobody waits for it."""
 
 
 def _member_id(group: str, topic: str, member: str, mode: str) -> str:

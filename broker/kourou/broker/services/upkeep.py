@@ -75,6 +75,8 @@ class Upkeep:
 
     async def snapshot(self) -> None:
         """Write a snapshot of everything applied so far; what was captured stays as it was while the log goes on."""
+        if not self._journal.settle():
+            return
         offset = self._store.end_offset
         if offset <= self._store.snapshot_offset:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kourou.broker.store.columns import FrameFacts
-from kourou.core.frame import Buffer, SealedHeader, parse_sealed
+from kourou.core.frame import Buffer, SealedHeader, parse_sealed, queue_key
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class CheckedFrame:
 
     @property
     def key(self) -> int:
-        return self.incarnation << 32 | self.header.queue_id
+        return queue_key(self.incarnation, self.header)
 
     @staticmethod
     def trusted(sealed: bytes) -> CheckedFrame:

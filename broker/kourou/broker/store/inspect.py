@@ -23,7 +23,7 @@ from kourou.broker.store.logindex import LogIndex
 from kourou.broker.store.recovery import frame_entry
 from kourou.broker.store.scan import Invalid, ScannedFrame, find_next, scan
 from kourou.core.errors import DamagedLog, KourouError
-from kourou.core.frame import Compression, Kind
+from kourou.core.frame import Compression, Kind, queue_key
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 Row = tuple[int, int, int, int, int, int]  # position, size, count, queue offset, tag mask, key of a frame
@@ -153,7 +153,7 @@ class _Order:
         self.damaged = False
 
     def check(self, item: ScannedFrame) -> str | None:
-        prefix, key = item.prefix, item.prefix.incarnation << 32 | item.header.queue_id
+        prefix, key = item.prefix, queue_key(item.prefix.incarnation, item.header)
         expected = self._next.get(key, prefix.queue_offset)
         self._next[key] = prefix.queue_offset + item.header.record_count
         if prefix.epoch < self._epoch:
@@ -184,7 +184,7 @@ def _verify_segment(
                 mask = check_columns(item.sealed, 0, header).tag_mask
             except KourouError as failure:
                 yield Problem(name, prefix.log_offset, end, f"columns: {failure}")
-        key = prefix.incarnation << 32 | header.queue_id
+        key = queue_key(prefix.incarnation, header)
         rows.append((prefix.log_offset - base, prefix.size, header.record_count, prefix.queue_offset, mask, key))
         if number % 1024 == 0:
             progress(end - base)

@@ -30,7 +30,7 @@ from kourou.broker.store.logindex import LogIndex
 from kourou.broker.store.scan import Invalid, ScannedFrame, find_next, scan
 from kourou.broker.store.store import Notice, Store, StoreConfig
 from kourou.core.errors import ClientFault, DamagedLog, FrameInvalid, UnsupportedVersion
-from kourou.core.frame import PREFIX_SIZE, Kind, Prefix, SealedHeader, parse_prefix
+from kourou.core.frame import PREFIX_SIZE, Kind, Prefix, SealedHeader, parse_prefix, queue_key
 
 INDEX_PART = "index"
 METADATA_KEY = 0
@@ -251,7 +251,7 @@ def frame_entry(item: ScannedFrame) -> tuple[int, int, int, int, int, int, int, 
         else:
             mask, hashes = facts.tag_mask, facts.key_hashes
     return (
-        prefix.incarnation << 32 | header.queue_id,
+        queue_key(prefix.incarnation, header),
         prefix.queue_offset,
         prefix.log_offset,
         prefix.size,

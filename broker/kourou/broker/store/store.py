@@ -134,7 +134,7 @@ class Store:
             size = PREFIX_SIZE + header.size
             if run and size > room:
                 break
-            key = checked.incarnation << 32 | header.queue_id
+            key = checked.key
             queue_offset = following.get(key)
             if queue_offset is None:
                 queue_offset = self.index.next_queue_offset(key)

@@ -7,10 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kourou.broker.machines.members import RELEASE_TIMEOUT_MS, SILENCE_MS, Assign, Expelled, Revoke, StreamMembers
+from kourou.broker.machines.members import RELEASE_TIMEOUT_MS, SILENCE_MS, Assign, Expelled, Renewed, Revoke, StreamMembers
 from kourou.core.assign import assign
 from kourou.core.clock import ManualClock
 from kourou.core.errors import BadRequest, Fenced
+from tests.unit.broker.machines.test_members import placed
 
 QUEUES = [(broker, number) for broker in "ab" for number in range(4)]
 
@@ -18,7 +19,13 @@ QUEUES = [(broker, number) for broker in "ab" for number in range(4)]
 def join(
     members: StreamMembers, name: str, *, now_ms: int = 0, topic: str = "t", tags: tuple[str, ...] | None = None
 ) -> None:
-    members.joined("g", topic, name, f"client-{name}", tags=tags, queues=QUEUES, now_ms=now_ms)
+    members.joined("g", topic, name, f"client-{name}", tags=tags, placement=placed(QUEUES), now_ms=now_ms)
+
+
+def finish(members: StreamMembers, *, now_ms: int = 0) -> None:
+    """Do all steps that are left."""
+    while members.pending:
+        members.step(now_ms)
 
 
 def test_one_that_comes_back_is_told_its_queues_again() -> None:
@@ -55,9 +62,9 @@ def test_a_generation_does_not_come_again_after_the_last_member_left() -> None:
 def test_nothing_is_kept_of_groups_that_are_gone() -> None:
     members = StreamMembers("a", 1)
     for number in range(50):
-        members.joined(f"g{number}", f"t{number}", "m", "c", tags=None, queues=QUEUES, now_ms=0)
+        members.joined(f"g{number}", f"t{number}", "m", "c", tags=None, placement=placed(QUEUES), now_ms=0)
         members.left("m", now_ms=0)
-        members.queues_changed(f"t{number}", QUEUES, now_ms=0)
+        members.queues_changed(f"t{number}", placed(QUEUES), now_ms=0)
     assert [members._shares, members._declared, members._groups, members._members] == [{}, {}, {}, {}]
 
 
@@ -92,7 +99,7 @@ def test_an_undeclared_queue_is_taken_back() -> None:
     members = StreamMembers("a", 1)
     join(members, "m")
     members.take_effects()
-    members.queues_changed("t", QUEUES[:3], now_ms=1)
+    members.queues_changed("t", placed(QUEUES[:3]), now_ms=1)
     (revoke,) = members.take_effects()
     assert revoke == Revoke("m", 3, (1, 1), 1 + RELEASE_TIMEOUT_MS)
     assert members.deadline_ms() == 1 + RELEASE_TIMEOUT_MS
@@ -107,7 +114,8 @@ def test_a_big_move_is_quick() -> None:
     queues = [("a", number) for number in range(8_000)]
     members = StreamMembers("a", 1)
     for name in "mn":
-        members.joined("g", "t", name, name, tags=None, queues=queues, now_ms=0)
+        members.joined("g", "t", name, name, tags=None, placement=placed(queues), now_ms=0)
+        finish(members)
         effects = members.take_effects()
     assert len(effects) == 4_000
     for effect in effects:
@@ -132,11 +140,11 @@ def test_a_release_of_a_former_generation_is_said_too_late() -> None:
     members = StreamMembers("a", 1)
     join(members, "m")
     members.take_effects()
-    members.queues_changed("t", [], now_ms=0)
+    members.queues_changed("t", placed([]), now_ms=0)
     members.tick(RELEASE_TIMEOUT_MS)  # taken by force
-    members.queues_changed("t", QUEUES, now_ms=RELEASE_TIMEOUT_MS)
+    members.queues_changed("t", placed(QUEUES), now_ms=RELEASE_TIMEOUT_MS)
     members.take_effects()
-    members.queues_changed("t", [], now_ms=RELEASE_TIMEOUT_MS)  # revoking the next generation
+    members.queues_changed("t", placed([]), now_ms=RELEASE_TIMEOUT_MS)  # revoking the next generation
     members.released("m", 0, (1, 1), now_ms=RELEASE_TIMEOUT_MS)
     assert members.owner("g", "t", 0) == ("m", (1, 2))
 
@@ -145,10 +153,10 @@ def test_a_queue_declared_again_goes_on_with_its_generations() -> None:
     members = StreamMembers("a", 1)
     join(members, "m")
     members.take_effects()
-    members.queues_changed("t", QUEUES[:3], now_ms=0)
+    members.queues_changed("t", placed(QUEUES[:3]), now_ms=0)
     members.released("m", 3, (1, 1), now_ms=0)
-    members.queues_changed("t", QUEUES[:3], now_ms=0)
-    members.queues_changed("t", QUEUES, now_ms=0)
+    members.queues_changed("t", placed(QUEUES[:3]), now_ms=0)
+    members.queues_changed("t", placed(QUEUES), now_ms=0)
     assert members.owner("g", "t", 3) == ("m", (1, 2))
 
 
@@ -163,15 +171,128 @@ def test_what_was_never_taken_moves_without_revoke() -> None:
     assert members.deadline_ms() == SILENCE_MS
 
 
+def test_an_assignment_in_steps() -> None:
+    """Effects come bit by bit, each queue's once; what comes and goes in between begins it anew."""
+    members = StreamMembers("a", 1, steps_at_once=0)
+    join(members, "m")
+    assert members.take_effects() == []
+    finish(members)
+    first, *rest = members.take_effects(1), members.take_effects(2), members.take_effects()
+    assert [effect.queue_id for effect in [*first, *rest[0], *rest[1]] if isinstance(effect, Assign)] == [0, 1, 2, 3]
+    join(members, "n")
+    members.step(0)
+    members.left("m", now_ms=0)  # in the middle of it
+    assert members.owner("g", "t", 0) is None
+    with pytest.raises(Fenced, match="not a member"):
+        members.check_commit("m", 0, (1, 1))
+    assert members.take_effects() == []
+    finish(members)
+    assert members.take_effects() == [Assign("n", queue, (1, 2)) for queue in range(4)]
+    assert not members.pending
+
+
+def test_what_was_assigned_and_not_said_is_never_said_to_the_next_life() -> None:
+    members = StreamMembers("a", 1, steps_at_once=0)
+    join(members, "m")
+    finish(members)
+    join(members, "n")
+    finish(members)
+    join(members, "m")  # on another connection, before anything was taken
+    finish(members)
+    effects = members.take_effects()
+    assert all(isinstance(effect, Assign) for effect in effects)
+    assert sorted(effect.queue_id for effect in effects if isinstance(effect, Assign)) == [0, 1, 2, 3]
+
+
+def test_a_queue_that_is_let_go_while_shares_are_computed_is_given_out_afterwards() -> None:
+    members = StreamMembers("a", 1)
+    join(members, "m")
+    members.take_effects()
+    members.queues_changed("t", {"a": 3}, now_ms=0)
+    (revoke,) = members.take_effects()
+    assert isinstance(revoke, Revoke)
+    members._steps_at_once = 0
+    members.queues_changed("t", {"a": 4}, now_ms=0)
+    members.released("m", 3, revoke.generation, now_ms=0)
+    assert members.owner("g", "t", 3) is None
+    finish(members)
+    assert members.take_effects() == [Assign("m", 3, (1, 2))]
+
+
+def test_many_that_are_not_let_go_of_are_taken_in_steps() -> None:
+    members = StreamMembers("a", 1)
+    for name in "mn":
+        members.joined("g", "t", name, name, tags=None, placement={"a": 2_000}, now_ms=0)
+        finish(members)
+        effects = members.take_effects()
+    assert len(effects) == 1_000
+    for name in "mn":
+        members.heard(name, now_ms=RELEASE_TIMEOUT_MS)
+    members.tick(RELEASE_TIMEOUT_MS)
+    assert 0 < len(members.take_effects()) < 1_000
+    assert members.pending
+    finish(members, now_ms=RELEASE_TIMEOUT_MS)
+    assert members.deadline_ms() == RELEASE_TIMEOUT_MS + SILENCE_MS
+    assert sum(members.owner("g", "t", queue) == ("n", (1, 2)) for queue in range(2_000)) == 1_000
+
+
+def test_a_new_generation_fences_what_was_read_before() -> None:
+    """The owner stays; it is told, and only what it commits in the new generation counts."""
+    members = StreamMembers("a", 1)
+    join(members, "m")
+    members.take_effects()
+    assert members.renew("g", "t", [0, 2, 9]) == [Renewed("m", 0, (1, 1), (1, 2)), Renewed("m", 2, (1, 1), (1, 2))]
+    assert members.take_effects() == []
+    for queue in (0, 2):
+        with pytest.raises(Fenced, match=r"client client-m has it in generation \(1, 2\)"):
+            members.check_commit("m", queue, (1, 1))
+        members.check_commit("m", queue, (1, 2))
+        assert members.reads("m", queue, (1, 2))
+        assert not members.reads("m", queue, (1, 1))
+    members.check_commit("m", 1, (1, 1))
+    assert members.renew("h", "t", [0]) == members.renew("g", "u", [0]) == []
+    members.left("m", now_ms=0)
+    assert not members.reads("m", 0, (1, 2))
+    join(members, "m")
+    assert members.owner("g", "t", 0) == members.owner("g", "t", 1) == ("m", (1, 3))  # never one that was given out
+
+
+def test_a_new_generation_of_a_queue_that_is_asked_back() -> None:
+    """Its owner can let go by the generation that it knows, but commit nothing more; it is told nothing new."""
+    members = StreamMembers("a", 1)
+    join(members, "m")
+    members.take_effects()
+    members.queues_changed("t", {"a": 3}, now_ms=0)
+    (revoke,) = members.take_effects()
+    assert members.renew("g", "t", [3]) == []
+    with pytest.raises(Fenced):
+        members.check_commit("m", 3, (1, 1))
+    assert isinstance(revoke, Revoke)
+    assert not members.reads("m", 3, (1, 2))
+    members.released("m", 3, revoke.generation, now_ms=0)
+    assert members.owner("g", "t", 3) is None
+
+
+def test_a_new_generation_before_the_first_was_said() -> None:
+    """Nobody has read anything: the Assign on its way is carried out with the new offset."""
+    members = StreamMembers("a", 1)
+    join(members, "m")
+    assert members.renew("g", "t", [0]) == []
+    assert members.take_effects() == [Assign("m", queue, (1, 1)) for queue in range(4)]
+    members.check_commit("m", 0, (1, 1))
+
+
 class Lives(RuleBasedStateMachine):
-    """Any order of facts; ``world`` is what a service that carries out every effect would be delivering."""
+    """Any order of facts; ``delivering`` is what a service that carries out every effect would be delivering, ``fenced``
+    what must never be committed any more."""
 
     names = st.sampled_from([f"m{number}" for number in range(6)])
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(steps_at_once=st.sampled_from([0, 1, 8]))
+    def begin(self, steps_at_once: int) -> None:
         self.clock = ManualClock()
-        self.members = StreamMembers("a", 1)
+        self.members = StreamMembers("a", 1, steps_at_once=steps_at_once)
+        self.fenced: set[tuple[str, str, int, tuple[int, int]]] = set()
         self.alive: dict[str, tuple[str, str]] = {}
         self.declared = {"t": QUEUES, "u": QUEUES[:2]}
         self.delivering: dict[tuple[str, str, int], tuple[str, tuple[int, int]]] = {}
@@ -188,7 +309,7 @@ class Lives(RuleBasedStateMachine):
             topic, group = self.alive[name][1], self.alive[name][0]
             self.forget(name)
         self.alive[name] = (group, topic)
-        self.members.joined(group, topic, name, name, tags=None, queues=self.declared[topic], now_ms=self.now_ms)
+        self.members.joined(group, topic, name, name, tags=None, placement=placed(self.declared[topic]), now_ms=self.now_ms)
 
     @rule(name=names)
     def left(self, name: str) -> None:
@@ -207,7 +328,7 @@ class Lives(RuleBasedStateMachine):
     @rule(topic=st.sampled_from("tu"), count=st.integers(0, 8))
     def queues_changed(self, topic: str, count: int) -> None:
         self.declared[topic] = QUEUES[:count]
-        self.members.queues_changed(topic, QUEUES[:count], now_ms=self.now_ms)
+        self.members.queues_changed(topic, placed(QUEUES[:count]), now_ms=self.now_ms)
 
     @rule(ms=st.sampled_from([0, 100, 1_000, RELEASE_TIMEOUT_MS, SILENCE_MS]))
     def time_passes(self, ms: int) -> None:
@@ -221,8 +342,36 @@ class Lives(RuleBasedStateMachine):
         self.members.released(revoke.member, revoke.queue_id, revoke.generation, now_ms=self.now_ms)
 
     @rule()
-    def carry_out(self) -> None:
-        for effect in self.members.take_effects():
+    def step(self) -> None:
+        self.members.step(self.now_ms)
+
+    @rule(group=st.sampled_from("gh"), topic=st.sampled_from("tu"), queues=st.sets(st.integers(0, 4)))
+    def renewed(self, group: str, topic: str, queues: set[int]) -> None:
+        for queue in queues:
+            if (group, topic, queue) in self.delivering:
+                self.fenced.add((group, topic, queue, self.delivering[group, topic, queue][1]))
+        for _, revoke in self.revoked:
+            if self.alive.get(revoke.member) == (group, topic) and revoke.queue_id in queues:
+                self.fenced.add((group, topic, revoke.queue_id, revoke.generation))
+        for renewed in self.members.renew(group, topic, sorted(queues)):
+            place = (group, topic, renewed.queue_id)
+            assert self.delivering[place] == (renewed.member, renewed.former)
+            assert renewed.generation > renewed.former
+            self.delivering[place] = (renewed.member, renewed.generation)
+            self.generations[place] = renewed.generation[1]
+            assert self.members.reads(renewed.member, renewed.queue_id, renewed.generation)
+
+    @invariant()
+    def what_was_read_before_a_reset_is_never_committed(self) -> None:
+        for group, topic, queue, generation in self.fenced:
+            for name, place in self.alive.items():
+                if place == (group, topic):
+                    with pytest.raises(Fenced):
+                        self.members.check_commit(name, queue, generation)
+
+    @rule(limit=st.sampled_from([1, 3, None]))
+    def carry_out(self, limit: int | None = None) -> None:
+        for effect in self.members.take_effects(limit):
             if isinstance(effect, Expelled):
                 self.forget(effect.member)
             elif effect.member not in self.alive:
@@ -247,6 +396,7 @@ class Lives(RuleBasedStateMachine):
             for name in self.alive:
                 self.members.heard(name, now_ms=self.now_ms)
             self.members.tick(self.now_ms)
+            finish(self.members, now_ms=self.now_ms)
             self.carry_out()
         for group in "gh":
             for topic, declared in self.declared.items():
@@ -266,7 +416,7 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def whoever_delivers_may_commit(self) -> None:
         """A queue is delivered by its owner alone, unless what has changed was not carried out yet."""
-        if not self.members._effects:
+        if not self.members._effects and not self.members.pending:
             for (group, topic, queue), owner in self.delivering.items():
                 assert self.members.owner(group, topic, queue) == owner
 

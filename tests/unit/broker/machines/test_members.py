@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,13 @@ from kourou.core.errors import BadRequest, Fenced
 QUEUES = [("a", queue) for queue in range(6)] + [("b", queue) for queue in range(3)]
 
 
+def placed(queues: list[tuple[str, int]]) -> dict[str, int]:
+    """How many each broker has; they are numbered from 0."""
+    return dict(Counter(broker for broker, _ in queues))
+
+
 def join(members: StreamMembers, name: str, *, now_ms: int = 0, tags: tuple[str, ...] | None = None) -> None:
-    members.joined("g", "t", name, f"client-{name}", tags=tags, queues=QUEUES, now_ms=now_ms)
+    members.joined("g", "t", name, f"client-{name}", tags=tags, placement=placed(QUEUES), now_ms=now_ms)
 
 
 def test_a_lone_member_gets_everything_of_this_broker() -> None:

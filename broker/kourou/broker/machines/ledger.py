@@ -1,0 +1,222 @@
+"""What one shared group has done with one queue: handed out, acknowledged, to be delivered again. Pure.
+
+Every message below ``next`` is settled, but for those in ``open`` (handed out, not acknowledged) and in ``parked``
+(ordered topics only: passed over because an earlier message of their message group is open). That is the whole state:
+an acknowledgement takes an entry out of ``open``, and what is neither open nor parked costs nothing.
+
+An open message has a *lease*: how often it was handed out, until when it is invisible, and a serial that its receipt
+handle names. When the lease is over the message is *ripe*: it may be handed out again, with a new serial, so that older
+handles go stale. Nothing moves by itself: ``ripen`` looks at the time it is given.
+
+Order (FIFO topics): message groups are known by their hash. A group with an open message is blocked; only its lowest open
+message may be delivered again, and its later ones wait in ``parked``. One receive may take several of a group in a row:
+the group stays blocked until all of them are settled. Two groups with one hash block each other, which is harmless.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+PARKED_MAX = 10_000  # look-ahead beyond blocked message groups, for each queue
+OPEN_MAX = 100_000  # unacknowledged messages of a queue; no new ones are handed out beyond
+
+
+class Lease(NamedTuple):
+    attempt: int  # how often it was handed out
+    due_ms: int  # when it may be handed out again
+    serial: int
+    group: int  # hash of its message group; 0 where order does not matter
+
+
+class Candidate(NamedTuple):
+    """A message that may be handed out."""
+
+    offset: int
+    attempt: int  # that this delivery would be
+    group: int = 0
+
+
+class QueueLedger:
+    __slots__ = (
+        "_by_group", "_captured", "_heap", "_parked_by_group", "dying", "free", "next", "open", "parked", "ripe", "serial",
+    )  # fmt: skip
+
+    def __init__(self, next_offset: int) -> None:
+        self.next = next_offset
+        self.serial = 0
+        self.open: dict[int, Lease] = {}
+        self.parked: dict[int, int] = {}  # offset -> group, offsets rising
+        self._captured = False  # ``open`` and ``parked`` are held by a snapshot: copy them before the next change
+        # derived
+        self.ripe: set[int] = set()  # open, and their lease is over
+        self.dying: set[int] = set()  # ripe, and on their way to the dead letters
+        self.free: dict[int, None] = {}  # groups with parked messages and nothing open
+        self._heap: list[tuple[int, int, int]] = []  # (due, offset, serial) of leases; what is out of date is skipped
+        self._by_group: dict[int, list[int]] = {}  # open offsets of each group, sorted
+        self._parked_by_group: dict[int, deque[int]] = {}
+
+    # ---- looking
+
+    @property
+    def floor(self) -> int:
+        """Everything below is settled."""
+        return min(min(self.open, default=self.next), next(iter(self.parked), self.next))
+
+    @property
+    def full(self) -> bool:
+        """Whether no new message may be handed out for now."""
+        return len(self.open) >= OPEN_MAX or len(self.parked) >= PARKED_MAX
+
+    def next_due_ms(self) -> int | None:
+        """When the next lease will be over."""
+        heap, leases = self._heap, self.open
+        while heap:
+            due_ms, offset, serial = heap[0]
+            lease = leases.get(offset)
+            if lease is not None and lease.serial == serial and lease.due_ms == due_ms:
+                return due_ms
+            heappop(heap)
+        return None
+
+    def ripen(self, now_ms: int) -> bool:
+        """Note which leases are over; whether there is any ripe message."""
+        while (due_ms := self.next_due_ms()) is not None and due_ms <= now_ms:
+            self.ripe.add(heappop(self._heap)[1])
+        return bool(self.ripe)
+
+    def exhausted(self, max_attempts: int) -> list[int]:
+        """Ripe messages that were handed out as often as they may be, and are not on their way out yet; lowest first."""
+        leases, dying = self.open, self.dying
+        return sorted(o for o in self.ripe if leases[o].attempt >= max_attempts and o not in dying)
+
+    def again(self, limit: int, max_attempts: int) -> list[Candidate]:
+        """What may be delivered before anything new: ripe messages, and parked ones whose group is free; lowest first."""
+        found: list[Candidate] = []
+        leases = self.open
+        for offset in sorted(self.ripe) if self.ripe else ():
+            if len(found) >= limit:
+                return found
+            lease = leases[offset]
+            if lease.attempt >= max_attempts or offset in self.dying:
+                continue
+            if lease.group and not self._is_head(offset, lease.group, found):
+                continue
+            found.append(Candidate(offset, lease.attempt + 1, lease.group))
+        for group in self.free:
+            for offset in self._parked_by_group[group]:
+                if len(found) >= limit:
+                    return found
+                found.append(Candidate(offset, 1, group))
+        return found
+
+    def _is_head(self, offset: int, group: int, chosen: list[Candidate]) -> bool:
+        """Whether everything of the group before this message is settled or chosen."""
+        before = self._by_group[group]
+        if before[0] == offset:
+            return True
+        taken = {candidate.offset for candidate in chosen if candidate.group == group}
+        return all(other in taken for other in before if other < offset)
+
+    def blocked(self, group: int) -> bool:
+        """Whether a new message of this group has to wait."""
+        return group in self._by_group or group in self._parked_by_group
+
+    def all_of(self, group: int) -> set[int]:
+        """Every message of a group that is open or parked."""
+        return {*self._by_group.get(group, ()), *self._parked_by_group.get(group, ())}
+
+    def live(self, offset: int, serial: int) -> Lease | None:
+        """The lease that a handle names, unless it is out of date."""
+        lease = self.open.get(offset)
+        return lease if lease is not None and lease.serial == serial and offset not in self.dying else None
+
+    # ---- changing: replay alone does
+
+    def _writable(self) -> None:
+        if self._captured:
+            self.open = self.open.copy()
+            self.parked = self.parked.copy()
+            self._captured = False
+
+    def handed_out(self, candidates: Iterator[Candidate], due_ms: int) -> None:
+        self._writable()
+        for candidate in candidates:
+            self.serial = self.serial + 1 & 0xFFFFFFFF
+            self._put(candidate.offset, Lease(candidate.attempt, due_ms, self.serial, candidate.group))
+
+    def _put(self, offset: int, lease: Lease) -> None:
+        if lease.group:
+            if offset in self.parked:
+                self._unpark(offset, lease.group)
+            if offset not in self.open:
+                insort(self._by_group.setdefault(lease.group, []), offset)
+            self.free.pop(lease.group, None)
+        self.open[offset] = lease
+        self.ripe.discard(offset)
+        heappush(self._heap, (lease.due_ms, offset, lease.serial))
+        if len(self._heap) > 64 and len(self._heap) > 4 * len(self.open):
+            self._heap = [(lease.due_ms, offset, lease.serial) for offset, lease in self.open.items()]
+            self._heap.sort()
+
+    def put_off(self, offset: int, due_ms: int, *, keep_serial: bool, uncounted: bool) -> None:
+        """Change when an open message comes back. ``uncounted``: this delivery does not count as an attempt."""
+        self._writable()
+        lease = self.open.get(offset)
+        if lease is None:
+            return
+        if not keep_serial:
+            self.serial = self.serial + 1 & 0xFFFFFFFF
+        serial = lease.serial if keep_serial else self.serial
+        self._put(offset, Lease(lease.attempt - uncounted, due_ms, serial, lease.group))
+
+    def settled(self, offset: int) -> None:
+        """Acknowledged, or moved to the dead letters."""
+        self._writable()
+        lease = self.open.pop(offset, None)
+        if lease is None:
+            return
+        self.ripe.discard(offset)
+        self.dying.discard(offset)
+        if lease.group:
+            offsets = self._by_group[lease.group]
+            offsets.remove(offset)
+            if not offsets:
+                del self._by_group[lease.group]
+                if lease.group in self._parked_by_group:
+                    self.free[lease.group] = None
+
+    def park(self, offset: int, group: int) -> None:
+        self._writable()
+        self.parked[offset] = group
+        self._parked_by_group.setdefault(group, deque()).append(offset)
+        if group not in self._by_group:
+            self.free[group] = None
+
+    def _unpark(self, offset: int, group: int) -> None:
+        del self.parked[offset]
+        waiting = self._parked_by_group[group]
+        waiting.remove(offset)  # mostly the first
+        if not waiting:
+            del self._parked_by_group[group]
+            self.free.pop(group, None)
+
+    def moved_to(self, next_offset: int) -> None:
+        """Reset: forget everything, go on from there."""
+        self._writable()
+        self.next = next_offset
+        self.open, self.parked, self.ripe, self.dying, self.free, self._heap = {}, {}, set(), set(), {}, []
+        self._by_group, self._parked_by_group = {}, {}
+
+    # ---- projection
+
+    def capture(self) -> tuple[int, int, dict[int, Lease], dict[int, int]]:
+        """(next, serial, open, parked); the tables do not change any more."""
+        self._captured = True
+        return self.next, self.serial, self.open, self.parked
+
+    def restore_open(self, offset: int, lease: Lease) -> None:
+        self._put(offset, lease)

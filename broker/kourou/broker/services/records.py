@@ -1,0 +1,217 @@
+"""Single messages out of the log: frames found by queue offset, decoded once, the most recently used kept.
+
+Fresh frames of topics that somebody reads record by record are taken from memory as they are confirmed; others come from
+the page cache on the loop, or from the disk in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from itertools import islice
+
+from kourou.broker.services.journal import Arrived, Journal
+from kourou.broker.store.store import Store
+from kourou.core import compression, frame
+from kourou.core.errors import DamagedLog
+from kourou.core.frame import PREFIX_SIZE, Buffer, Column, Prefix, SealedHeader
+from kourou.core.ids import format_id
+from kourou.core.records import Field, decode_property, iterate_fields
+
+CACHE_BYTES = 32 * 1024 * 1024
+INFLATE_INLINE_BYTES = 64 * 1024
+
+
+class StoredMessage:
+    """One message as it lies in the log."""
+
+    __slots__ = ("block", "body", "born_ms", "frame", "number", "queue_offset")
+
+    def __init__(self, decoded: DecodedFrame, number: int) -> None:
+        self.frame = decoded
+        self.number = number
+        self.queue_offset = decoded.prefix.queue_offset + number
+        self.block, self.body = decoded.parts(number)
+        self.born_ms = decoded.header.born_ms + (decoded.born_deltas[number] if decoded.born_deltas is not None else 0)
+
+    @property
+    def store_ms(self) -> int:
+        return self.frame.prefix.store_ms
+
+    @property
+    def native_id(self) -> str:
+        """The id of a message that does not carry one of its own."""
+        header = self.frame.header
+        if header.producer_id:
+            return format_id(header.producer_id, header.sequence, self.number)
+        return f"{self.frame.prefix.log_offset:016X}{self.number:08X}"
+
+    @property
+    def message_id(self) -> str:
+        for field, value in iterate_fields(self.block):
+            if field == Field.MESSAGE_ID:
+                return value.decode()
+        return self.native_id
+
+    def filtered_on(self) -> tuple[str | None, dict[str, str]]:
+        """(tag, properties), as filters see them."""
+        tag: str | None = None
+        message_id = ""
+        keys: list[str] = []
+        properties: dict[str, str] = {}
+        for field, value in iterate_fields(self.block):
+            if field == Field.PROPERTY:
+                name, text = decode_property(value)
+                properties[name] = text
+            elif field == Field.TAG:
+                tag = value.decode()
+            elif field == Field.KEY:
+                keys.append(value.decode())
+            elif field == Field.MESSAGE_ID:
+                message_id = value.decode()
+        if tag is not None:
+            properties.setdefault("TAGS", tag)
+        if keys:
+            properties.setdefault("KEYS", " ".join(keys))
+        properties.setdefault("UNIQ_KEY", message_id or self.native_id)
+        return tag, properties
+
+
+class DecodedFrame:
+    """A frame whose records can be taken one by one. ``records`` are inflated."""
+
+    __slots__ = ("_bounds", "_sizes", "born_deltas", "groups", "header", "prefix", "records", "tags")
+
+    def __init__(self, prefix: Prefix, header: SealedHeader, sealed: Buffer, at: int) -> None:
+        self.prefix = prefix
+        self.header = header
+        start = at + header.records_at
+        stored = memoryview(sealed)[start : start + header.records_size]
+        if header.compression:
+            self.records: Buffer = compression.inflate(header.compression, stored, header.raw_size)
+        else:
+            self.records = stored
+        if header.record_count == 1:
+            self._bounds = [0, header.raw_size]
+        else:
+            self._bounds = frame.record_bounds(sealed, at, header)
+        columns = header.columns
+        self._sizes = frame.column(sealed, at, header, Column.PROPERTY_SIZES) if columns & 8 else None
+        self.tags = frame.column(sealed, at, header, Column.TAG_HASHES) if columns & 2 else None
+        self.born_deltas = frame.column(sealed, at, header, Column.BORN_DELTAS) if columns & 4 else None
+        self.groups = frame.column(sealed, at, header, Column.GROUP_HASHES) if columns & 32 else None
+
+    def parts(self, number: int) -> tuple[bytes, bytes]:
+        """(properties, body) of a record."""
+        start, end = self._bounds[number], self._bounds[number + 1]
+        split = start + self._sizes[number] if self._sizes is not None else start
+        return bytes(self.records[start:split]), bytes(self.records[split:end])
+
+    def message(self, queue_offset: int) -> StoredMessage:
+        return StoredMessage(self, queue_offset - self.prefix.queue_offset)
+
+    @property
+    def end(self) -> int:
+        """Queue offset behind the last record."""
+        return self.prefix.queue_offset + self.header.record_count
+
+
+class RecordReader:
+    def __init__(self, store: Store, journal: Journal, *, read_executor: Executor) -> None:
+        self._store = store
+        self._journal = journal
+        self._executor = read_executor
+        self._cache: OrderedDict[tuple[int, int], DecodedFrame] = OrderedDict()  # by queue key and first queue offset
+        self._cached_bytes = 0
+        self._latest: dict[int, DecodedFrame] = {}  # the last one looked at in each queue
+        self._wanted: set[int] = set()  # incarnations of topics read record by record
+        journal.on_confirmed(self._arrived)
+
+    def want(self, incarnation: int) -> None:
+        """Keep fresh frames of a topic."""
+        self._wanted.add(incarnation)
+
+    def forget(self, incarnation: int) -> None:
+        self._wanted.discard(incarnation)
+
+    def _arrived(self, arrived: list[Arrived]) -> None:
+        wanted = self._wanted
+        for key, checked, placed in arrived if wanted else ():
+            if key >> 32 in wanted and not checked.header.compression:
+                size = PREFIX_SIZE + checked.header.size
+                prefix = Prefix(size, placed.log_offset, 0, key >> 32, placed.queue_offset, placed.store_ms, 1, 0)
+                self._keep(key, DecodedFrame(prefix, checked.header, bytes(checked.sealed), 0))
+
+    def find(self, key: int, queue_offset: int) -> DecodedFrame | None:
+        """The frame that holds a queue offset, if it is at hand. None: not in memory, ``load`` it. Raises DamagedLog.
+
+        The caller knows that the offset is below the confirmed end of the queue.
+        """
+        latest = self._latest.get(key)
+        if latest is not None and latest.prefix.queue_offset <= queue_offset < latest.end:
+            return latest
+        found = self._cache.get((key, queue_offset))
+        if found is None:
+            refs = self._store.index.refs(key, queue_offset, limit=1)
+            if not refs:
+                raise DamagedLog(f"queue offset {queue_offset} has no frame")
+            ref = refs[0]
+            found = self._cache.get((key, ref.queue_offset))
+            if found is None:
+                plan = self._store.plan(key, ref.queue_offset, bytes_max=1, below=self._journal.confirmed)
+                data = self._store.read(plan, cached_only=True)
+                if data is None:
+                    return None
+                header = frame.parse_sealed(data, PREFIX_SIZE)
+                if header.compression and header.raw_size > INFLATE_INLINE_BYTES:
+                    return None
+                found = DecodedFrame(frame.parse_prefix(data), header, data, PREFIX_SIZE)
+                self._keep(key, found)
+        self._latest[key] = found
+        return found
+
+    async def load(self, key: int, queue_offset: int) -> DecodedFrame:
+        """The same, reading the disk in a thread. Raises DamagedLog and what inflating raises."""
+        found = self.find(key, queue_offset)
+        if found is not None:
+            return found
+        plan = self._store.plan(key, queue_offset, bytes_max=1, below=self._journal.confirmed)
+
+        def read() -> DecodedFrame:
+            data = self._store.read(plan, cached_only=False)
+            assert data is not None
+            prefix, header = frame.check_frame(data)
+            return DecodedFrame(prefix, header, data, PREFIX_SIZE)
+
+        found = await asyncio.get_running_loop().run_in_executor(self._executor, read)
+        self._keep(key, found)
+        self._latest[key] = found
+        return found
+
+    async def at(self, log_offset: int) -> DecodedFrame:
+        """The frame at a log offset. Raises DamagedLog."""
+
+        def read() -> DecodedFrame:
+            data = self._store.read_frame(log_offset)
+            prefix, header = frame.check_frame(data)
+            return DecodedFrame(prefix, header, data, PREFIX_SIZE)
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, read)
+
+    def _keep(self, key: int, decoded: DecodedFrame) -> None:
+        place = key, decoded.prefix.queue_offset
+        if place in self._cache:
+            return
+        self._cache[place] = decoded
+        self._cached_bytes += decoded.header.raw_size + 1024
+        if self._cached_bytes > CACHE_BYTES:
+            self._shed()
+
+    def _shed(self) -> None:
+        """Drop the oldest; frames are not moved up when they are used: reading goes forward."""
+        dropped: Iterable[tuple[int, int]] = list(islice(self._cache, max(1, len(self._cache) // 8)))
+        for place in dropped:
+            self._cached_bytes -= self._cache.pop(place).header.raw_size + 1024
+        self._latest.clear()

@@ -1,0 +1,53 @@
+"""What a member of a shared group asks for, and what it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kourou.broker.machines.topics import Topic
+from kourou.broker.services.records import StoredMessage
+from kourou.core.errors import KourouError
+from kourou.core.filter import Filter
+
+
+@dataclass(slots=True)
+class ReceiveRequest:
+    group: str
+    topic: Topic
+    client: str
+    limit: int
+    invisible_ms: int
+    filter: Filter | None = None  # None: everything
+    queue: int | None = None  # where to look first
+    attempt_id: str = ""  # the same again, from the same member: its answer was lost, it gets the same messages
+    renewed: bool = False  # the broker keeps the messages invisible while the client lives
+    bytes_max: int = 8 * 1024 * 1024
+    attempts_max: int = 16
+
+
+@dataclass(slots=True)
+class Delivery:
+    message: StoredMessage
+    topic: str
+    queue: int
+    handle: str
+    attempt: int
+    due_ms: int
+
+
+Outcome = list[Delivery] | KourouError
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A receive that is parked until there is something."""
+
+    request: ReceiveRequest
+    done: Callable[[Outcome], None]
+    finished: bool = False
+
+    def finish(self, outcome: Outcome) -> None:
+        if not self.finished:
+            self.finished = True
+            self.done(outcome)

@@ -1,0 +1,557 @@
+"""Receiving, acknowledging and putting off messages of shared groups on this broker.
+
+A decision is applied at once and appended at the end of the loop's turn, so two receives never get the same message.
+Hand-outs are answered without waiting for their record (losing one means an early redelivery); acknowledgements wait.
+Receives with nothing to get are parked, and woken by new, redelivered and due messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kourou.broker.machines.ledger import QueueLedger
+from kourou.broker.machines.shared import CHANGED, RENEWED, UNCOUNTED
+from kourou.broker.services.journal import Arrived, Journal
+from kourou.broker.services.records import RecordReader
+from kourou.broker.services.shared.alarms import Alarms, Place
+from kourou.broker.services.shared.picking import Pick, Picker
+from kourou.broker.services.shared.request import Delivery, Outcome, ReceiveRequest, Waiter
+from kourou.broker.services.state import BrokerState
+from kourou.broker.store.store import Store
+from kourou.core.clock import Clock
+from kourou.core.errors import InvalidReceiptHandle, KourouError, TooManyRequests
+from kourou.core.handles import Handles, Receipt, group_hash
+from kourou.core.route import TopicType
+
+WAITING_MAX = 100_000
+ATTEMPTS_KEPT = 10_000
+EXHAUSTED_A_TURN = 256
+FRESH_BYTES = 1024 * 1024 * 1024  # a queue whose first message is not further back in the log is new
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """The receives of one group on one topic that are parked, and where there may be something for them."""
+
+    group: str
+    incarnation: int
+    topic: str
+    ordered: bool
+    waiting: deque[Waiter] = field(default_factory=deque)
+    ready: dict[int, None] = field(default_factory=dict)  # queues that may have something
+    loading: set[int] = field(default_factory=set)  # queues whose next frame is read from the disk
+    attempts_max: int = 16
+    scheduled: bool = False
+
+
+class Buried(Protocol):
+    """Where messages go that were handed out often enough."""
+
+    def bury(self, group: str, incarnation: int, queue: int, offsets: list[int]) -> None: ...
+
+
+class SharedService:
+    def __init__(
+        self,
+        store: Store,
+        state: BrokerState,
+        journal: Journal,
+        records: RecordReader,
+        handles: Handles,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._journal = journal
+        self._records = records
+        self._handles = handles
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._readers: dict[tuple[str, int], Reader] = {}
+        self._by_topic: dict[int, list[Reader]] = {}
+        self._attempts: OrderedDict[tuple[str, int, str], list[tuple[int, int, int]]] = OrderedDict()
+        self._parked = 0
+        self._alarms = Alarms(self._loop, clock, self._rang)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.graves: Buried | None = None
+        self.messages_out = 0
+        self.acked = 0
+        for group, incarnation in state.shared.places():
+            for queue, ledger in state.shared.of(group, incarnation).items():
+                self._set_alarm(group, incarnation, queue, ledger)
+        journal.on_confirmed(self._arrived)
+
+    # ---- receiving
+
+    def receive(self, request: ReceiveRequest, *, wait_ms: int, done: Callable[[Outcome], None]) -> Waiter:
+        """``done`` gets the messages: at once, when there are some, or (none) after ``wait_ms``; or an error."""
+        waiter = Waiter(request, done)
+        try:
+            self._journal.check_open()
+            reader = self._reader(request)
+            again = self._same_again(request) if request.attempt_id else []
+            if again:
+                waiter.finish(again)
+            elif not self._serve(reader, waiter):
+                self._park(reader, waiter, wait_ms)
+        except KourouError as failure:
+            waiter.finish(failure)
+        return waiter
+
+    def _park(self, reader: Reader, waiter: Waiter, wait_ms: int) -> None:
+        if wait_ms <= 0 and not reader.loading:
+            waiter.finish([])
+            return
+        if self._parked >= WAITING_MAX:
+            raise TooManyRequests(f"{WAITING_MAX} receives wait already", retry_after_ms=1_000)
+        self._parked += 1
+        reader.waiting.append(waiter)
+        self._loop.call_later(max(wait_ms, 1 if not reader.loading else 1_000) / 1000, self._give_up, reader, waiter)
+
+    def _give_up(self, reader: Reader, waiter: Waiter) -> None:
+        if not waiter.finished:
+            waiter.finish([])
+            self.leave(reader, waiter)
+
+    def leave(self, reader: Reader, waiter: Waiter) -> None:
+        try:
+            reader.waiting.remove(waiter)
+        except ValueError:
+            return
+        self._parked -= 1
+
+    def cancel(self, waiter: Waiter) -> None:
+        """Whoever waits has gone."""
+        waiter.finished = True
+        request = waiter.request
+        reader = self._readers.get((request.group, request.topic.incarnation))
+        if reader is not None:
+            self.leave(reader, waiter)
+
+    def _reader(self, request: ReceiveRequest) -> Reader:
+        place = request.group, request.topic.incarnation
+        reader = self._readers.get(place)
+        if reader is None:
+            topic = request.topic
+            ordered = topic.type in (TopicType.FIFO, TopicType.LITE)
+            reader = self._readers[place] = Reader(*place, topic.name, ordered)
+            self._by_topic.setdefault(topic.incarnation, []).append(reader)
+            self._records.want(topic.incarnation)
+            reader.ready = dict.fromkeys(range(topic.queues))
+        reader.attempts_max = request.attempts_max
+        return reader
+
+    def _serve(self, reader: Reader, waiter: Waiter) -> bool:
+        """Answer a receive if there is anything for it."""
+        request = waiter.request
+        found: list[Delivery] = []
+        room = request.bytes_max
+        for queue in self._order(reader, request):
+            pick = self._pick(reader, request, queue, request.limit - len(found), room)
+            if pick is None:
+                continue
+            more = self._hand_out(request, queue, pick)
+            found += more
+            room -= pick.size
+            if len(found) >= request.limit or room <= 0:
+                break
+        if not found:
+            return False
+        if request.attempt_id:
+            self._remember(request, found)
+        self.messages_out += len(found)
+        waiter.finish(found)
+        return True
+
+    @staticmethod
+    def _order(reader: Reader, request: ReceiveRequest) -> Iterable[int]:
+        """Which queues to look into: the one that was asked for first; else each in its turn; urgent ones first."""
+        ready = list(reader.ready)
+        if request.topic.type is TopicType.PRIORITY:
+            return sorted(ready, reverse=True)
+        hint = request.queue
+        if hint is not None and hint in reader.ready and len(ready) > 1:
+            ready.remove(hint)
+            ready.insert(0, hint)
+        return ready
+
+    def _pick(self, reader: Reader, request: ReceiveRequest, queue: int, limit: int, bytes_max: int) -> Pick | None:
+        """What a queue has for a receive; None, and the queue is not looked at again for now, where there is nothing."""
+        key = reader.incarnation << 32 | queue
+        low, high = self._store.queue_bounds(key)
+        ledger = self._state.shared.find(reader.group, reader.incarnation, queue)
+        if ledger is not None:
+            if ledger.ripen(self._clock.wall_ms()):
+                self._bury(reader, queue, ledger)
+            start = max(ledger.next, low)
+            if ledger.next >= high and not ledger.ripe and not ledger.free:
+                reader.ready.pop(queue, None)
+                return None
+        else:
+            start = self._first(key, low, high)
+            if start >= high:
+                if high == 0:
+                    reader.ready.pop(queue, None)
+                    return None
+                pick = Pick(start)
+                self._journal.submit_applied(pick.record(request, queue, 0), _ignore)
+                reader.ready.pop(queue, None)
+                return None
+        find = self._finder(key, low)
+        picker = Picker(request, ledger, find, start=start, end=high, below=self._journal.confirmed)
+        pick = picker.run(limit, bytes_max)
+        if pick.cold is not None:
+            self._load(reader, queue, key, pick.cold)
+        reader.ready.pop(queue, None)
+        if pick.chosen or pick.more:
+            reader.ready[queue] = None  # at the end of the line
+        if pick.more and not pick.chosen:
+            self._serve_soon(reader)
+        if pick.chosen or pick.parked or pick.next > start:
+            return pick
+        return None
+
+    def _first(self, key: int, low: int, high: int) -> int:
+        """Where a group that is new here begins: with what comes; but with all of a queue that is itself rather new."""
+        if low == 0 < high:
+            refs = self._store.index.refs(key, 0, limit=1)
+            if refs and self._store.end_offset - refs[0].log_offset < FRESH_BYTES:
+                return 0
+        return high
+
+    def _finder(self, key: int, low: int) -> Callable[[int], Any]:
+        records = self._records
+
+        def find(offset: int) -> Any:
+            return records.find(key, max(offset, low))
+
+        return find
+
+    def _hand_out(self, request: ReceiveRequest, queue: int, pick: Pick) -> list[Delivery]:
+        incarnation = request.topic.incarnation
+        due_ms = self._clock.wall_ms() + request.invisible_ms
+        self._journal.submit_applied(pick.record(request, queue, due_ms), _ignore)
+        if not pick.chosen:
+            return []
+        ledger = self._state.shared.find(request.group, incarnation, queue)
+        assert ledger is not None
+        self._set_alarm(request.group, incarnation, queue, ledger)
+        group, epoch, leases = group_hash(request.group), self._store.epoch, ledger.open
+        found = []
+        for candidate, message in pick.chosen:
+            serial = leases[candidate.offset].serial
+            handle = self._handles.receipt(
+                Receipt(epoch, group, incarnation, queue, candidate.offset, serial, candidate.attempt)
+            )
+            found.append(Delivery(message, request.topic.name, queue, handle, candidate.attempt, due_ms))
+        return found
+
+    # ---- the same receive again
+
+    def _remember(self, request: ReceiveRequest, found: list[Delivery]) -> None:
+        key = request.group, request.topic.incarnation, request.attempt_id
+        leases = []
+        for delivery in found:
+            ledger = self._state.shared.find(request.group, request.topic.incarnation, delivery.queue)
+            assert ledger is not None
+            leases.append((delivery.queue, delivery.message.queue_offset, ledger.open[delivery.message.queue_offset].serial))
+        self._attempts[key] = leases
+        self._attempts.move_to_end(key)
+        if len(self._attempts) > ATTEMPTS_KEPT:
+            self._attempts.popitem(last=False)
+
+    def _same_again(self, request: ReceiveRequest) -> list[Delivery]:
+        """What the same attempt got before, as far as it still holds it."""
+        incarnation = request.topic.incarnation
+        held = self._attempts.get((request.group, incarnation, request.attempt_id), ())
+        found: list[Delivery] = []
+        for queue, offset, serial in held:
+            ledger = self._state.shared.find(request.group, incarnation, queue)
+            lease = ledger.live(offset, serial) if ledger is not None else None
+            decoded = self._records.find(incarnation << 32 | queue, offset) if lease is not None else None
+            if lease is None or decoded is None or lease.due_ms <= self._clock.wall_ms():
+                continue
+            receipt = Receipt(
+                self._store.epoch, group_hash(request.group), incarnation, queue, offset, serial, lease.attempt
+            )
+            message = decoded.message(offset)
+            handle = self._handles.receipt(receipt)
+            found.append(Delivery(message, request.topic.name, queue, handle, lease.attempt, lease.due_ms))
+        return found
+
+    # ---- waking
+
+    def _arrived(self, arrived: list[Arrived]) -> None:
+        by_topic = self._by_topic
+        for key, _, _ in arrived if by_topic else ():
+            for reader in by_topic.get(key >> 32, ()):
+                reader.ready[key & 0xFFFFFFFF] = None
+                if reader.waiting:
+                    self._serve_soon(reader)
+
+    def _serve_soon(self, reader: Reader) -> None:
+        if not reader.scheduled:
+            reader.scheduled = True
+            self._loop.call_soon(self._serve_waiting, reader)
+
+    def _serve_waiting(self, reader: Reader) -> None:
+        """Give what there is to those who wait, the longest first."""
+        reader.scheduled = False
+        for _ in range(len(reader.waiting)):
+            if not reader.ready:
+                return
+            waiter = reader.waiting.popleft()
+            try:
+                self._journal.check_open()
+                served = waiter.finished or self._serve(reader, waiter)
+            except KourouError as failure:
+                waiter.finish(failure)
+                served = True
+            if served:
+                self._parked -= 1
+            else:
+                reader.waiting.append(waiter)
+
+    def _load(self, reader: Reader, queue: int, key: int, offset: int) -> None:
+        if queue in reader.loading:
+            return
+        reader.loading.add(queue)
+
+        async def load() -> None:
+            try:
+                await self._records.load(key, offset)
+            except KourouError as failure:
+                for waiter in list(reader.waiting):
+                    waiter.finish(failure)
+            finally:
+                reader.loading.discard(queue)
+                reader.ready[queue] = None
+                self._serve_soon(reader)
+
+        task = self._loop.create_task(load())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _set_alarm(self, group: str, incarnation: int, queue: int, ledger: QueueLedger) -> None:
+        due_ms = ledger.next_due_ms()
+        if due_ms is not None:
+            self._alarms.set((group, incarnation, queue), due_ms)
+
+    def _rang(self, place: Place) -> None:
+        """Leases of a queue are over: wake who waits, give up what was handed out often enough."""
+        group, incarnation, queue = place
+        ledger = self._state.shared.find(group, incarnation, queue)
+        if ledger is None:
+            return
+        reader = self._readers.get((group, incarnation))
+        if ledger.ripen(self._clock.wall_ms()):
+            if reader is not None:
+                reader.ready[queue] = None
+                self._bury(reader, queue, ledger)
+                if reader.waiting:
+                    self._serve_soon(reader)
+            elif (known := self._state.groups.find(group)) is not None:
+                self._bury_in(group, incarnation, queue, ledger, known.max_attempts)
+        self._set_alarm(group, incarnation, queue, ledger)
+
+    def _bury(self, reader: Reader, queue: int, ledger: QueueLedger) -> None:
+        self._bury_in(reader.group, reader.incarnation, queue, ledger, reader.attempts_max)
+
+    def _bury_in(self, group: str, incarnation: int, queue: int, ledger: QueueLedger, attempts_max: int) -> None:
+        if self.graves is None:
+            return
+        offsets = ledger.exhausted(attempts_max)[:EXHAUSTED_A_TURN]
+        if offsets:
+            ledger.dying.update(offsets)
+            self.graves.bury(group, incarnation, queue, offsets)
+
+    def freed(self, group: str, incarnation: int, queue: int) -> None:
+        """Something was settled: in an ordered topic that may let others go."""
+        reader = self._readers.get((group, incarnation))
+        if reader is not None and reader.ordered:
+            reader.ready[queue] = None
+            if reader.waiting:
+                self._serve_soon(reader)
+
+    # ---- settling
+
+    def open_handle(self, group: str, text: str) -> tuple[Receipt, QueueLedger | None]:
+        """A handle of this group. Raises InvalidReceiptHandle."""
+        receipt = self._handles.open_receipt(text)
+        if receipt.group_hash != group_hash(group):
+            raise InvalidReceiptHandle(f"the handle does not belong to group {group}")
+        if not self._state.topics.is_live(receipt.incarnation):
+            raise InvalidReceiptHandle("the topic of the handle was deleted")
+        return receipt, self._state.shared.find(group, receipt.incarnation, receipt.queue)
+
+    def _valid(self, ledger: QueueLedger, receipt: Receipt) -> bool:
+        """Whether a delivery is still its receiver's to settle."""
+        lease = ledger.live(receipt.queue_offset, receipt.serial)
+        return lease is not None and lease.due_ms > self._clock.wall_ms()
+
+    def ack(self, group: str, handles: Sequence[str], done: Callable[[list[KourouError | None]], None]) -> None:
+        """Settle deliveries; ``done`` gets an error, or None, for each. Settled before is no error."""
+        results: list[KourouError | None] = [None] * len(handles)
+        settled: dict[int, dict[int, list[int]]] = {}
+        for number, text in enumerate(handles):
+            try:
+                self._journal.check_open()
+                receipt, ledger = self.open_handle(group, text)
+                if ledger is None or receipt.queue_offset >= ledger.next:
+                    raise InvalidReceiptHandle("the delivery was lost in a restart; the message will come again")
+                if self._valid(ledger, receipt):
+                    queues = settled.setdefault(receipt.incarnation, {})
+                    queues.setdefault(receipt.queue, []).append(receipt.queue_offset)
+                elif receipt.queue_offset in ledger.open or receipt.queue_offset in ledger.parked:
+                    raise InvalidReceiptHandle("the time of the delivery is over, or the message was delivered again since")
+            except KourouError as failure:
+                results[number] = failure
+        if not settled:
+            done(results)
+            return
+        missing = len(settled)
+
+        def confirmed(failure: KourouError | None) -> None:
+            nonlocal missing
+            missing -= 1
+            if failure is not None:
+                results[:] = [failure if result is None else result for result in results]
+            if missing == 0:
+                done(results)
+
+        for incarnation, queues in settled.items():
+            self.acked += sum(map(len, queues.values()))
+            record = {"t": "ack", "g": group, "i": incarnation, "e": list(queues.items())}
+            self._journal.submit_applied(record, confirmed)
+            for queue in queues:
+                self.freed(group, incarnation, queue)
+
+    def put_off(
+        self, group: str, text: str, invisible_ms: int, *, uncounted: bool = False,
+        done: Callable[[str | KourouError], None],
+    ) -> None:  # fmt: skip
+        """Change when a delivered message comes back; ``done`` gets the new handle, or what is wrong."""
+        try:
+            self._journal.check_open()
+            receipt, ledger = self.open_handle(group, text)
+            if ledger is None or not self._valid(ledger, receipt):
+                raise InvalidReceiptHandle("the time of the delivery is over, or the message was settled since")
+        except KourouError as failure:
+            done(failure)
+            return
+        due_ms = self._clock.wall_ms() + invisible_ms
+        mode = UNCOUNTED if uncounted else CHANGED
+        self._due(group, receipt.incarnation, [(receipt.queue, receipt.queue_offset, due_ms, mode)], confirmed := _Once())
+        lease = ledger.open[receipt.queue_offset]
+        handle = self._handles.receipt(receipt._replace(serial=lease.serial, epoch=self._store.epoch))
+        confirmed.then(lambda failure: done(failure if failure is not None else handle))
+
+    def renew(self, group: str, incarnation: int, queue: int, offset: int, serial: int, due_ms: int) -> bool:
+        """Keep a delivered message invisible for longer, its handle staying good; False when it was settled."""
+        ledger = self._state.shared.find(group, incarnation, queue)
+        if ledger is None or ledger.live(offset, serial) is None:
+            return False
+        self._journal.check_open()
+        self._due(group, incarnation, [(queue, offset, due_ms, RENEWED)], _ignore)
+        return True
+
+    def _due(
+        self,
+        group: str,
+        incarnation: int,
+        entries: list[tuple[int, int, int, int]],
+        done: Callable[[KourouError | None], None],
+    ) -> None:
+        record = {"t": "due", "g": group, "i": incarnation, "e": entries}
+        self._journal.submit_applied(record, done)
+        for queue in {entry[0] for entry in entries}:
+            ledger = self._state.shared.find(group, incarnation, queue)
+            if ledger is not None:
+                self._set_alarm(group, incarnation, queue, ledger)
+
+    def holds(self, group: str, incarnation: int, queue: int, offset: int, serial: int) -> bool:
+        """Whether a delivery is still neither settled nor delivered again."""
+        ledger = self._state.shared.find(group, incarnation, queue)
+        return ledger is not None and ledger.live(offset, serial) is not None
+
+    # ---- the rest
+
+    async def reset(self, group: str, incarnation: int, places: list[tuple[int, int]]) -> None:
+        """Go on from (queue, offset); what is open is forgotten."""
+        self._journal.check_open()
+        future: asyncio.Future[None] = self._loop.create_future()
+        once = _Once()
+        record = {"t": "pos", "g": group, "i": incarnation, "e": places}
+        self._journal.submit_applied(record, once)
+        once.then(lambda failure: future.set_exception(failure) if failure is not None else future.set_result(None))
+        reader = self._readers.get((group, incarnation))
+        if reader is not None:
+            reader.ready.update(dict.fromkeys(queue for queue, _ in places))
+            self._serve_soon(reader)
+        await future
+
+    def topic_changed(self, name: str) -> None:
+        """Created, grown or deleted: receives of a topic that is gone end."""
+        for place, reader in list(self._readers.items()):
+            if reader.topic != name:
+                continue
+            topic = self._state.topics.find(name)
+            if topic is not None and topic.incarnation == reader.incarnation:
+                reader.ready.update(dict.fromkeys(range(topic.queues)))
+                continue
+            self._drop(place, reader)
+
+    def group_deleted(self, group: str) -> None:
+        for place, reader in list(self._readers.items()):
+            if reader.group == group:
+                self._drop(place, reader)
+
+    def _drop(self, place: tuple[str, int], reader: Reader) -> None:
+        del self._readers[place]
+        readers = self._by_topic[reader.incarnation]
+        readers.remove(reader)
+        if not readers:
+            del self._by_topic[reader.incarnation]
+            self._records.forget(reader.incarnation)
+        while reader.waiting:
+            reader.waiting.popleft().finish([])
+            self._parked -= 1
+
+    @property
+    def waiting(self) -> int:
+        return self._parked
+
+    def stop(self) -> None:
+        self._alarms.stop()
+        for reader in self._readers.values():
+            while reader.waiting:
+                reader.waiting.popleft().finish([])
+
+
+class _Once:
+    """A result that may come before or after somebody asks for it."""
+
+    def __init__(self) -> None:
+        self._result: list[KourouError | None] = []
+        self._then: Callable[[KourouError | None], None] | None = None
+
+    def __call__(self, failure: KourouError | None) -> None:
+        if self._then is not None:
+            self._then(failure)
+        else:
+            self._result.append(failure)
+
+    def then(self, callback: Callable[[KourouError | None], None]) -> None:
+        if self._result:
+            callback(self._result[0])
+        else:
+            self._then = callback
+
+
+def _ignore(failure: KourouError | None) -> None:
+    """A hand-out that was not stored is an early redelivery after a restart, no more."""

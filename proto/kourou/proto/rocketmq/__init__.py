@@ -1,0 +1,1 @@
+"""Generated code of the official protocol (proto/apache/rocketmq)."""

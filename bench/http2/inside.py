@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 import uuid
 
@@ -27,7 +28,8 @@ BASIC = [
 
 
 def rocketmq(number: int) -> list[tuple[str, str]]:
-    signature = uuid.uuid4().hex + "01234567"
+    date = f"20260101T{number // 10_000 % 60:06d}Z"
+    signature = hashlib.sha1(date.encode()).hexdigest()  # clients sign the date alone, so it changes once a second
     return [
         *BASIC,
         ("grpc-timeout", f"{2_999_000 + number % 1000}u"),
@@ -36,7 +38,7 @@ def rocketmq(number: int) -> list[tuple[str, str]]:
         ("x-mq-client-version", "5.0.7"),
         ("x-mq-client-id", "bench-host@4711@0@1a2b3c4d"),
         ("x-mq-namespace", ""),
-        ("x-mq-date-time", f"20260101T{number // 10000 % 60:06d}Z"),
+        ("x-mq-date-time", date),
         ("x-mq-request-id", str(uuid.uuid4())),
         ("authorization", f"MQv2-HMAC-SHA1 Credential=accessKey, SignedHeaders=x-mq-date-time, Signature={signature}"),
     ]
@@ -73,6 +75,8 @@ def main() -> None:
         began = time.process_time()
         for at in range(0, len(data), 16_384):
             connection.receive(data[at : at + 16_384])
+            while connection.halted:
+                connection.receive(b"")
             b"".join(connection.outflow.out)
             connection.outflow.out.clear()
             connection.outflow.next_turn()

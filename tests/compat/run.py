@@ -41,7 +41,9 @@ HOOK_VARIABLES = ("ADMIN_CREATE_TOPIC", "ADMIN_CREATE_GROUP")
 
 # Half messages are checked 9 to 12 s after they came. Not sooner: two tests hold one back for 5 s before they commit it.
 # RocketMQ takes a day, the suite expects 30 days to be refused; our default is 40.
-NODE_FLAGS = ("--no-auto-create", "--delay-days-max", "20", "--transaction-check-after-s", "9", "--transaction-check-every-s", "3")
+NODE_FLAGS = (
+    "--no-auto-create", "--delay-days-max", "20", "--transaction-check-after-s", "9", "--transaction-check-every-s", "3",
+)  # fmt: skip
 KNOBS = {"MIN_INVISIBLE_S": "1", "REDELIVERY_SLACK_S": "2", "TXN_CHECK_S": "16"}
 
 

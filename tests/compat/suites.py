@@ -119,19 +119,19 @@ class Python(Suite):
         return None
 
     @property
-    def _interpreter(self) -> Path:
+    def interpreter(self) -> Path:
         return self.cache / "venv" / "bin" / "python"
 
     def install(self) -> None:
         venv.create(self.cache / "venv", clear=True, with_pip=True)
         requirements = str(self.source / "requirements.txt")
         run_installer(
-            [str(self._interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements]
+            [str(self.interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements]
         )
 
     def command(self, run: Run) -> list[str]:
         return [
-            str(self._interpreter), "-B", "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=15",
+            str(self.interpreter), "-B", "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=15",
             f"--junitxml={run.directory / 'report.xml'}", "-n", str(run.workers), "--dist=worksteal",
             *(["-k", run.only] if run.only else []),
         ]  # fmt: skip
@@ -169,7 +169,11 @@ class Node(Suite):
         ]  # fmt: skip
 
     def environment(self, run: Run) -> dict[str, str]:
-        return {**super().environment(run), "NODE_PATH": str(self.cache / "node_modules")}
+        return {**super().environment(run), "NODE_PATH": str(self.modules)}
+
+    @property
+    def modules(self) -> Path:
+        return self.cache / "node_modules"
 
     def outcome(self, run: Run) -> Outcome:
         return from_tap(run.log)
@@ -231,7 +235,7 @@ class Java(Suite):
         return None if shutil.which("mvn") else "needs Maven (mvn)"
 
     @property
-    def _classpath(self) -> Path:
+    def classpath_file(self) -> Path:
         return self.cache / "classpath"
 
     def _maven(self, *arguments: str) -> None:
@@ -243,7 +247,7 @@ class Java(Suite):
         )  # fmt: skip
 
     def install(self) -> None:
-        self._maven("dependency:build-classpath", f"-Dmdep.outputFile={self._classpath}", "-Dmdep.includeScope=test")
+        self._maven("dependency:build-classpath", f"-Dmdep.outputFile={self.classpath_file}", "-Dmdep.includeScope=test")
 
     def build(self) -> None:
         """javac itself: Maven takes longer to start than to compile this."""
@@ -251,7 +255,7 @@ class Java(Suite):
         shutil.rmtree(classes, ignore_errors=True)
         sources = sorted(str(path) for path in (self.source / "src").rglob("*.java"))
         argv = ["javac", "-nowarn", "-proc:none", "--release", "11", "-encoding", "UTF-8"]
-        run_installer([*argv, "-cp", self._classpath.read_text(), "-d", str(classes), *sources])
+        run_installer([*argv, "-cp", self.classpath_file.read_text(), "-d", str(classes), *sources])
         shutil.copytree(self.source / "src" / "test" / "resources", classes, dirs_exist_ok=True)
 
     def command(self, run: Run) -> list[str]:
@@ -261,7 +265,7 @@ class Java(Suite):
         return [
             "java", "-Xmx768m", "-XX:TieredStopAtLevel=1",
             f"-Drocketmq.log.root={run.directory}", f"-Duser.home={run.directory}",
-            "-cp", f"{classes}{os.pathsep}{self._classpath.read_text()}", "org.junit.platform.console.ConsoleLauncher",
+            "-cp", f"{classes}{os.pathsep}{self.classpath_file.read_text()}", "org.junit.platform.console.ConsoleLauncher",
             "execute", f"--scan-class-path={classes}", "--include-classname=.*Test", "--fail-if-no-tests",
             "--details=tree", "--disable-ansi-colors", "--disable-banner", f"--reports-dir={run.directory}",
             f"--config={parallel}.parallelism={run.workers}", f"--config={parallel}.max-pool-size={run.workers}", *only,

@@ -171,48 +171,47 @@ async def test_a_commit_never_undoes_a_reset(tmp_path: Path) -> None:
     It stops at the first message that it is handed again, until the committed offset has been looked at. With flush = sync
     a reset takes as long as the disk, and many commits come meanwhile.
     """
-    running = Node(tmp_path / "data", "--flush", "sync")
-    async with Client(running.address) as client, Client(running.address) as admin:
-        await client.create_topic("undo", queues=1)
-        await client.producer().send_many("undo", [b"%d" % i for i in range(5_000)])
-        rounds, held, go_on = 0, asyncio.Event(), asyncio.Event()
-        seen = 0
-        async with client.consumer("undo", group="undo", auto_commit=False) as consumer:
+    with Node(tmp_path / "data", "--flush", "sync") as running:
+        async with Client(running.address) as client, Client(running.address) as admin:
+            await client.create_topic("undo", queues=1)
+            await client.producer().send_many("undo", [b"%d" % i for i in range(5_000)])
+            rounds, held, go_on = 0, asyncio.Event(), asyncio.Event()
+            seen = 0
+            async with client.consumer("undo", group="undo", auto_commit=False) as consumer:
 
-            async def read() -> None:
-                nonlocal seen
-                async for message in consumer:
-                    if message.offset == 0 and rounds:
-                        held.set()
-                        await go_on.wait()
-                        go_on.clear()
-                    consumer.done(message)
-                    seen = message.offset
+                async def read() -> None:
+                    nonlocal seen
+                    async for message in consumer:
+                        if message.offset == 0 and rounds:
+                            held.set()
+                            await go_on.wait()
+                            go_on.clear()
+                        consumer.done(message)
+                        seen = message.offset
 
-            async def commit() -> None:
-                while True:
-                    await consumer.commit()
-                    await asyncio.sleep(0)  # with nothing to commit it returns at once
+                async def commit() -> None:
+                    while True:
+                        await consumer.commit()
+                        await asyncio.sleep(0)  # with nothing to commit it returns at once
 
-            tasks = [asyncio.create_task(read()), asyncio.create_task(commit())]
-            for _ in range(15):
-                await until(lambda: seen > 100, "it reads")  # noqa: B023
-                rounds += 1
-                moved = await admin.reset_offsets("undo", "undo", to="earliest")
-                assert [(q["queue"], q["to"]) for q in moved] == [(0, 0)]
-                async with asyncio.timeout(30):
-                    await held.wait()
-                for _ in range(3):
-                    await consumer.commit()
-                described = await admin.describe_group("undo")
-                assert [q["committed"] for q in described["queues"]] == [1]  # with what the loop works on
-                seen = 0
-                held.clear()
-                go_on.set()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-    running.stop()
+                tasks = [asyncio.create_task(read()), asyncio.create_task(commit())]
+                for _ in range(15):
+                    await until(lambda: seen > 100, "it reads")  # noqa: B023
+                    rounds += 1
+                    moved = await admin.reset_offsets("undo", "undo", to="earliest")
+                    assert [(q["queue"], q["to"]) for q in moved] == [(0, 0)]
+                    async with asyncio.timeout(30):
+                        await held.wait()
+                    for _ in range(3):
+                        await consumer.commit()
+                    described = await admin.describe_group("undo")
+                    assert [q["committed"] for q in described["queues"]] == [1]  # with what the loop works on
+                    seen = 0
+                    held.clear()
+                    go_on.set()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.mark.parametrize("flush", ["async", "sync"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from kourou.app.options import BrokerOptions
 from kourou.app.server import BrokerServer
 from kourou.broker.edge.registration import Registrar
-from kourou.core.errors import BadRequest, NotSupported
+from kourou.client.cluster import Cluster
+from kourou.core.errors import BadRequest, NotConnected, NotSupported
+from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
+from kourou.core.views import RouteView
 from kourou.proto.v1 import nameserver_pb2
 from kourou.runtime.process import Ready, serve
 
@@ -20,14 +24,34 @@ class BrokerProcess(BrokerServer):
         if options.broker_id != 0:
             raise NotSupported(f"broker_id is {options.broker_id}: slaves come with replication; 0 is the master")
         super().__init__(options, log=log)
+        self._cluster: Cluster | None = None
         self._registrar = Registrar(options.nameservers, report=self._report, log=log, on_bug=self.fail)
 
     async def register(self) -> None:
+        self.node.messaging.routes_from(self._route)
         self.node.admin.on_topics_changed(self._registrar.changed)
         self._registrar.start()
 
     async def unregister(self) -> None:
         await self._registrar.close()
+        if self._cluster is not None:
+            await self._cluster.close()
+
+    async def _route(self, topic: str) -> RouteView:
+        """A topic's route over the whole cluster, as a nameserver knows it."""
+        if self._cluster is None:
+            servers = self._registrar.data_planes()
+            if not servers:
+                raise NotConnected("no nameserver has answered yet")
+            self._cluster = Cluster(servers, client_id=f"broker-{self.options.name}-{secrets.token_hex(4)}")
+        route = await self._cluster.route(topic)
+        endpoints: dict[str, Endpoint | None] = {}
+        for broker in route.brokers:
+            if broker.broker == self.options.name:
+                endpoints[broker.broker] = None  # where the asker has reached us
+            elif broker.official is not None:
+                endpoints[broker.broker] = broker.official
+        return RouteView(route, endpoints)
 
     def _report(self) -> Any:
         return nameserver_pb2.BrokerReport(
@@ -39,6 +63,8 @@ class BrokerProcess(BrokerServer):
             advertised=self.options.advertised,
             port=self.port,
             version=VERSION,
+            official_port=self.official_port,
+            official_advertised=self.options.official_advertised,
             topics=[
                 nameserver_pb2.TopicDefinition(
                     name=topic.name,

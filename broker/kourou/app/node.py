@@ -13,20 +13,27 @@ from kourou.app.metrics import node_metrics
 from kourou.app.options import BrokerOptions
 from kourou.broker.edge.admin import AdminHandlers
 from kourou.broker.edge.messages import MessageHandlers
+from kourou.broker.edge.operations import OperationHandlers
 from kourou.broker.edge.queries import QueryHandlers
+from kourou.broker.edge.shared import SharedHandlers
 from kourou.broker.edge.subscriptions import SubscriptionHandlers
+from kourou.broker.edge.transactions import TransactionHandlers
 from kourou.broker.machines.members import StreamMembers
 from kourou.broker.services.admin import AdminService
 from kourou.broker.services.deadletters import DeadLetters
 from kourou.broker.services.delivery import DeliveryService
+from kourou.broker.services.explain import ExplainService
 from kourou.broker.services.fetch import FetchService
+from kourou.broker.services.gravekeeping import Gravekeeper
 from kourou.broker.services.journal import Journal
+from kourou.broker.services.lite import LiteService
 from kourou.broker.services.lookup import LookupService
 from kourou.broker.services.messaging import LocalMessaging
 from kourou.broker.services.moves import Mover
 from kourou.broker.services.positions import PositionService
 from kourou.broker.services.produce import ProduceService
 from kourou.broker.services.records import RecordReader
+from kourou.broker.services.resets import Resets
 from kourou.broker.services.shared.renewals import Renewals
 from kourou.broker.services.shared.service import SharedService
 from kourou.broker.services.state import BrokerState
@@ -114,10 +121,13 @@ class BrokerNode:
         self.records = RecordReader(store, self.journal, read_executor=self._read_pool)
         mover = Mover(self.journal)
         self.timers = TimerService(
+            store,
             state,
             self.journal,
             self.records,
             mover,
+            read_executor=self._read_pool,
+            write_executor=self._upkeep_pool,
             clock=clock,
             log=self._log,
             delay_ms_max=int(options.delay_days_max * 86_400_000),
@@ -164,7 +174,17 @@ class BrokerNode:
         )
         self.shared.graves = self.dead_letters
         self.admin.on_topic_changed(self.shared.topic_changed)
+        self.admin.on_group_changed(lambda group: self.gateway.telemetry.push_settings(group))
+        self.admin.on_group_deleted(self.shared.group_deleted)
         self.renewals = Renewals(self.shared, clock=clock)
+        self.lite = LiteService(
+            state,
+            self.journal,
+            self.shared,
+            self.positions,
+            clock=clock,
+            expire_ms=int(options.lite_expire_minutes * 60_000),
+        )
         self.messaging = LocalMessaging(
             options.name,
             state,
@@ -179,13 +199,21 @@ class BrokerNode:
             transactions=self.transactions,
             dead_letters=self.dead_letters,
             handles=self.handles,
+            lite=self.lite,
             clock=clock,
             auto_create=options.auto_create,
         )
+        self.admin.shared_members = self.messaging.agreement.members
         self.gateway = Gateway(self.messaging, clock=clock, log=self._log)
         self.transactions.asks_through(self.gateway)
+        self.lite.on_evicted = self.gateway.lite_evicted
+        self.native_transactions = TransactionHandlers(self.messaging, self.handles, log=self._log)
+        self.transactions.asks_through(self.native_transactions)
         self.timers.start()
-        self.lookup = LookupService(store, state, self.journal, read_executor=self._read_pool)
+        self.lookup = LookupService(store, state, self.journal, read_executor=self._read_pool, broker=options.name)
+        self.resets = Resets(state, self.positions, self.subscriptions, self.shared)
+        self.explain = ExplainService(store, state, self.journal, self.lookup, read_executor=self._read_pool)
+        self.gravekeeper = Gravekeeper(store, state, self.journal, self.records, mover)
         self.upkeep = Upkeep(
             store,
             state,
@@ -196,6 +224,7 @@ class BrokerNode:
             snapshot_bytes=options.snapshot_bytes,
             retention_ms=int(options.retention_hours * 3_600_000),
             retention_bytes=options.retention_bytes,
+            release=self.timers.keeper.release,
         )
         self.lag = LoopLag()
         self.metrics.add(lambda: node_metrics(self))
@@ -205,8 +234,11 @@ class BrokerNode:
         return {
             **MessageHandlers(self.produce, self.fetch).table(),
             **SubscriptionHandlers(self.subscriptions, self.delivery, auto_create=self.options.auto_create).table(),
-            **QueryHandlers(self.positions, self.lookup, self.subscriptions).table(),
+            **SharedHandlers(self.messaging, self.shared, clock=self.clock).table(),
+            **self.native_transactions.table(),
+            **QueryHandlers(self.positions, self.lookup, self.resets).table(),
             **AdminHandlers(self.admin, status=self.status).table(),
+            **OperationHandlers(self.admin, self.explain, self.gravekeeper).table(),
         }
 
     def watch(self, server: DataPlaneServer) -> None:
@@ -217,12 +249,14 @@ class BrokerNode:
         """Start the periodic jobs."""
         options = self.options
         tasks.every(options.flush_interval_ms / 1000, "flush", self.journal.flush_periodically)
+        tasks.every(30.0, "lite", self.lite.expire)
         tasks.every(5.0, "renewals", self.renewals.tick)
         tasks.every(5.0, "clients", self.gateway.expire)
         tasks.every(min(1.0, options.transaction_check_every_s), "transactions", self.transactions.check)
         tasks.every(0.25, "members", self.subscriptions.tick)
         tasks.every(0.1, "seal", self.upkeep.seal)
         tasks.every(1.0, "snapshot", self.upkeep.snapshot_if_due)
+        tasks.every(0.5, "timers", self.timers.keeper.keep)
         tasks.every(1.0, "disk", self.upkeep.watch_disk)
         tasks.every(5.0, "retention", self.upkeep.retain)
         tasks.every(3_600.0, "broadcast", self.upkeep.forget_silent)

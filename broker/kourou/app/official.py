@@ -18,6 +18,7 @@ from kourou.runtime.health_service import health_service
 
 ENGINES = ("http2", "grpcio")
 TLS_MODES = ("permissive", "required", "off")
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 
 class OfficialApi:
@@ -32,6 +33,7 @@ class OfficialApi:
         certificate: Path | None,
         key: Path | None,
         connections: int,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
         serving: Callable[[], bool],
         log: Any,
     ) -> None:
@@ -42,6 +44,7 @@ class OfficialApi:
         self._certificate = certificate
         self._key = key
         self._connections = connections
+        self._message_bytes_max = message_bytes_max
         self._log = log
         self._server: Any = None
         self._making: asyncio.Task[None] | None = None
@@ -51,7 +54,7 @@ class OfficialApi:
         if self._engine_name == "grpcio":
             self._server = self._grpcio()
         else:
-            limits = Http2Limits(connections_max=self._connections)
+            limits = Http2Limits(connections_max=self._connections, message_bytes_max=self._message_bytes_max)
             self._server = Http2Server(
                 self._service, limits=limits, ssl_context=self._own_certificate(), on_error=self._failed
             )
@@ -83,7 +86,7 @@ class OfficialApi:
                 pair = self._certificate.read_bytes(), self._key.read_bytes()
             except OSError as failure:
                 raise BadRequest(f"the certificate {self._certificate} can't be used: {failure}") from None
-        return GrpcioHost(self._service, certificate=pair, on_error=self._failed)
+        return GrpcioHost(self._service, message_bytes_max=self._message_bytes_max, certificate=pair, on_error=self._failed)
 
     def _failed(self, path: str, failure: BaseException) -> None:
         self._log.error("call_failed", call=path, exc_info=failure)

@@ -30,6 +30,7 @@ class BrokerOptions:
     broker_id: int = 0  # 0 is the master
     nameservers: tuple[Endpoint, ...] = ()  # their gRPC addresses
     advertised: str = "auto"  # host:port that clients are told; auto: where the asker can reach us
+    official_advertised: str = "auto"  # the same for the official API; auto: where the data plane is reached
     flush: str = "async"  # async: answered when written, fdatasync every flush_interval_ms; sync: after fdatasync
     flush_interval_ms: int = 200
     auto_create: bool = True  # topics and groups come into being at first use
@@ -40,6 +41,7 @@ class BrokerOptions:
     disk_full_ratio: float = 0.95  # client writes are refused from this share of the file system on
     reserve_bytes: int = 64 * MIB
     delay_days_max: float = 40.0  # how far ahead a delayed message's time may be
+    lite_expire_minutes: float = 0.0  # a lite topic without messages or subscribers for so long is let go of; 0: never
     transaction_check_after_s: float = 6.0  # a half message is asked about when it is so old
     transaction_check_every_s: float = 30.0  # and again at this interval
     transaction_checks_max: int = 15  # then it is rolled back
@@ -66,12 +68,15 @@ class BrokerOptions:
         _within("disk_full_ratio", self.disk_full_ratio, 0.1, 1.0)
         _within("reserve_bytes", self.reserve_bytes, 0, 1 << 40)
         _within("delay_days_max", self.delay_days_max, 0, 3_650)
+        _within("lite_expire_minutes", self.lite_expire_minutes, 0, 43_200)
         _within("transaction_check_after_s", self.transaction_check_after_s, 0.1, 86_400)
         _within("transaction_check_every_s", self.transaction_check_every_s, 0.1, 86_400)
         _within("transaction_checks_max", self.transaction_checks_max, 1, 10_000)
         _within("max_connections", self.max_connections, 1, 1_000_000)
         if self.advertised != "auto":
             parse_endpoint(self.advertised)
+        if self.official_advertised != "auto":
+            parse_endpoint(self.official_advertised)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

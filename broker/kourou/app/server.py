@@ -8,6 +8,7 @@ from typing import Any
 from kourou.app.node import BrokerNode
 from kourou.app.official import OfficialApi
 from kourou.app.options import BrokerOptions
+from kourou.app.tunnel import TunnelHandlers
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
 from kourou.runtime import gc_tame
@@ -28,7 +29,7 @@ class BrokerServer:
         self.failure: str | None = None
         self.node = BrokerNode(options, log=log, on_failure=self.fail)
         self.tasks = Periodic(log, on_bug=self.fail)
-        self.port = 0
+        self.port = self.official_port = 0
         self._serving = False
         self._official: OfficialApi | None = None
         self._http = http_pages(self.node.metrics, serving=lambda: self._serving)
@@ -55,7 +56,7 @@ class BrokerServer:
         options, node = self.options, self.node
         node.open()
         self._server = DataPlaneServer(
-            {**node.handlers(), **self.more_handlers()},
+            {**node.handlers(), **TunnelHandlers(node.gateway).table(), **self.more_handlers()},
             identity=ServerIdentity(self.ROLE, options.name, options.cluster, VERSION),
             log=self.log,
             bounds=ServerLimits(connections_max=options.max_connections),
@@ -75,6 +76,7 @@ class BrokerServer:
             log=self.log,
         )
         official = await bound("gRPC", Endpoint(host, options.grpc_port), self._official.listen(host, options.grpc_port))
+        self.official_port = official.port
         http = await bound("HTTP", Endpoint(host, options.http_port), self._http.listen(host, options.http_port))
         node.keep_house(self.tasks)
         self.tasks.every(10.0, "collect", gc_tame.collect)

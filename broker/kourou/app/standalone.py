@@ -41,6 +41,8 @@ class Standalone(BrokerServer):
             self.port,
             VERSION,
             tuple(TopicDefinition(t.name, t.type, t.placement, t.created_ms) for t in self.node.state.topics.all()),
+            self.official_port,
+            self.options.official_advertised,
         )
         self._table.registered(report, source=None, stream=STREAM, now_ms=self.node.clock.monotonic_ms())
         self._routes.push_changes()

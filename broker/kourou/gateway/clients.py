@@ -52,6 +52,7 @@ class Clients:
         self._clients: dict[str, GatewayClient] = {}
         self._producers: dict[str, dict[str, GatewayClient]] = {}  # by topic
         self._groups: dict[str, dict[str, GatewayClient]] = {}
+        self._strangers: dict[str, GatewayClient] = {}  # hold messages that are renewed, but sent no settings (yet)
         self._turn = 0
         self._nonces = 0
         self._answers: dict[str, asyncio.Future[service.TelemetryCommand]] = {}
@@ -100,6 +101,7 @@ class Clients:
         if stream is not None:
             client.stream, client.ended_ms = stream, None
         self._clients[client_id] = client
+        self._strangers.pop(client_id, None)
         for topic in topics:
             self._producers.setdefault(topic, {})[client_id] = client
         if group:
@@ -108,9 +110,18 @@ class Clients:
 
     def heard(self, client_id: str) -> GatewayClient | None:
         client = self._clients.get(client_id)
-        if client is not None:
-            client.heard_ms = self._clock.monotonic_ms()
+        known = client or self._strangers.get(client_id)
+        if known is not None:
+            known.heard_ms = self._clock.monotonic_ms()
         return client
+
+    def holds(self, client_id: str) -> None:
+        """It receives messages that stay invisible while it lives: what it holds comes back when it is not heard of any
+        more, whether its settings ever come or not."""
+        if self.heard(client_id) is None and client_id not in self._strangers:
+            if len(self._strangers) >= CLIENTS_MAX:
+                raise TooManyRequests(f"{CLIENTS_MAX} clients are connected already", retry_after_ms=10_000)
+            self._strangers[client_id] = GatewayClient(client_id, pb.Settings(), self._clock.monotonic_ms())
 
     def stream_ended(self, client_id: str, stream: StreamCall) -> None:
         client = self._clients.get(client_id)
@@ -120,9 +131,12 @@ class Clients:
     def left(self, client_id: str) -> GatewayClient | None:
         """It said goodbye, or has been silent for too long."""
         client = self._clients.pop(client_id, None)
+        stranger = self._strangers.pop(client_id, None)
         if client is not None:
             self._unlist(client)
             self._gone(client)
+        elif stranger is not None:
+            self._gone(stranger)
         return client
 
     def _unlist(self, client: GatewayClient) -> None:
@@ -136,8 +150,8 @@ class Clients:
         """Let go of those that have gone without a word; called every few seconds."""
         now_ms = self._clock.monotonic_ms()
         gone = []
-        for client in list(self._clients.values()):
-            silent = now_ms - client.heard_ms > SILENT_MS and client.stream is None
+        for client in [*self._clients.values(), *self._strangers.values()]:
+            silent = client.stream is None and now_ms - max(client.heard_ms, client.ended_ms or 0) > SILENT_MS
             ended = (
                 client.ended_ms is not None
                 and now_ms - client.ended_ms > STREAM_GRACE_MS

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import md5
-from struct import Struct
+from struct import Struct, error
 
 from kourou.core.outgoing import OutgoingMessage
-from kourou.core.records import Field, decode_property, encode_field, encode_property, iterate_fields
+from kourou.core.records import (
+    Field,
+    encode_field,
+    encode_property,
+    readable_fields,
+    readable_property,
+    readable_text,
+)
 from kourou.core.route import TopicType
 from kourou.gateway.messaging import Delivered, Stored
 from kourou.gateway.status import Code, Refused
@@ -30,6 +37,8 @@ TYPES: dict[TopicType, int] = {
     TopicType.PRIORITY: pb.PRIORITY,
     TopicType.LITE: pb.LITE,
 }
+
+_KNOWN_TYPES = frozenset(TYPES.values())
 
 
 def milliseconds(stamp: object) -> int:
@@ -92,14 +101,17 @@ def fill(message: pb.Message, stored: Stored, resource: pb.Resource, queue: int,
     system = message.system_properties
     system.message_type = pb.NORMAL
     system.body_encoding = pb.IDENTITY
-    for field, value in iterate_fields(stored.block):
+    for field, value in readable_fields(stored.block):
         if field == Field.PROPERTY:
-            name, text = decode_property(value)
+            name, text = readable_property(value)
             message.user_properties[name] = text
         else:
             reader = _READERS.get(field)
             if reader is not None:
-                reader(system, value)
+                try:
+                    reader(system, value)
+                except (error, IndexError):
+                    pass  # a native producer's field that has not the size it should have
     if not system.message_id:
         system.message_id = stored.native_id
     digest = system.body_digest
@@ -125,33 +137,35 @@ def fill_delivered(message: pb.Message, delivered: Delivered, resource: pb.Resou
 
 
 def _tag(system: pb.SystemProperties, value: bytes) -> None:
-    system.tag = value.decode()
+    system.tag = readable_text(value)
 
 
 def _key(system: pb.SystemProperties, value: bytes) -> None:
-    system.keys.append(value.decode())
+    system.keys.append(readable_text(value))
 
 
 def _group(system: pb.SystemProperties, value: bytes) -> None:
-    system.message_group = value.decode()
+    system.message_group = readable_text(value)
     if system.message_type == pb.NORMAL:
         system.message_type = pb.FIFO
 
 
 def _id(system: pb.SystemProperties, value: bytes) -> None:
-    system.message_id = value.decode()
+    system.message_id = readable_text(value)
 
 
 def _born_host(system: pb.SystemProperties, value: bytes) -> None:
-    system.born_host = value.decode()
+    system.born_host = readable_text(value)
 
 
 def _encoding(system: pb.SystemProperties, value: bytes) -> None:
-    system.body_encoding = value[0]  # type: ignore[assignment]
+    if value[0] in (pb.IDENTITY, pb.GZIP):  # clients lose the whole batch over one that they don't know
+        system.body_encoding = value[0]  # type: ignore[assignment]
 
 
 def _type(system: pb.SystemProperties, value: bytes) -> None:
-    system.message_type = value[0]  # type: ignore[assignment]
+    if value[0] in _KNOWN_TYPES:
+        system.message_type = value[0]  # type: ignore[assignment]
 
 
 def _delivery(system: pb.SystemProperties, value: bytes) -> None:
@@ -162,17 +176,17 @@ def _delivery(system: pb.SystemProperties, value: bytes) -> None:
 
 
 def _trace(system: pb.SystemProperties, value: bytes) -> None:
-    system.trace_context = value.decode()
+    system.trace_context = readable_text(value)
 
 
 def _dead_letter(system: pb.SystemProperties, value: bytes) -> None:
     (size,) = _U16.unpack_from(value)
-    system.dead_letter_queue.topic = value[2 : 2 + size].decode()
-    system.dead_letter_queue.message_id = value[2 + size :].decode()
+    system.dead_letter_queue.topic = readable_text(value[2 : 2 + size])
+    system.dead_letter_queue.message_id = readable_text(value[2 + size :])
 
 
 def _lite(system: pb.SystemProperties, value: bytes) -> None:
-    system.lite_topic = value.decode()
+    system.lite_topic = readable_text(value)
 
 
 def _priority(system: pb.SystemProperties, value: bytes) -> None:

@@ -103,6 +103,19 @@ class Messaging(Protocol):
         """Move a delivered message to the dead letters."""
         ...
 
+    async def sync_lite(
+        self,
+        group: str,
+        topic: str,
+        client: str,
+        names: Sequence[str],
+        *,
+        action: str,  # add, remove, replace, clear
+        start: tuple[str, int] | None,  # min, max, offset, tail or time, and a number; None: where the group was
+    ) -> None:
+        """Change which parts of a lite topic a client subscribes to. Raises LimitExceeded beyond its quota."""
+        ...
+
     async def end_transaction(self, topic: str, transaction_id: str, *, commit: bool) -> None: ...
 
     async def recall(self, topic: str, handle: str) -> str:

@@ -29,8 +29,10 @@ def client_id(call: Call) -> str:
 def _joined(resource: pb.Resource, call: Call) -> str:
     namespace = resource.resource_namespace or call.metadata.get("x-mq-namespace", "")
     name = resource.name
-    if not namespace or not name or name.startswith(DEAD_LETTER_PREFIX):
+    if not namespace or not name:
         return name
+    if name.startswith(DEAD_LETTER_PREFIX):  # of a group, which is in the namespace
+        return f"{DEAD_LETTER_PREFIX}{namespace}{NAMESPACE_SEPARATOR}{name.removeprefix(DEAD_LETTER_PREFIX)}"
     return f"{namespace}{NAMESPACE_SEPARATOR}{name}"
 
 

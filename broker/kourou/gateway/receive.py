@@ -23,6 +23,7 @@ INVISIBLE_MS_MIN = 1_000
 INVISIBLE_MS_MAX = 12 * 3_600_000
 RENEWED_MS = 60_000  # the first time; renewed before it is over
 WAIT_MS_MAX = 60_000
+ATTEMPT_ID_CHARACTERS_MAX = 255  # kept for a while
 CUT_MS_MIN = 4_500  # a poll longer than its deadline is cut short, but not shorter than this: it is a mistake then
 RESERVE_MS = 200  # an answer leaves so long before the caller's deadline
 ANSWERED = service.ReceiveMessageResponse(status=OK).SerializeToString()
@@ -40,12 +41,16 @@ class ReceiveHandlers:
         client = client_id(call)
         topic = topic_name(request.message_queue.topic, call)
         group = group_name(request.group, call)
+        if len(request.attempt_id) > ATTEMPT_ID_CHARACTERS_MAX:
+            raise Refused(Code.BAD_REQUEST, f"attempt_id has more than {ATTEMPT_ID_CHARACTERS_MAX} characters")
         wanted = wanted_of(request.filter_expression)
         invisible_ms = invisible_of(request)
         wait_ms = wait_of(request, call)
         self._messaging.topic(topic)
         view = await self._messaging.group(group)
         queue = request.message_queue.id
+        if request.auto_renew:
+            self._clients.holds(client)
         future: asyncio.Future[Sequence[Delivered] | KourouError] = asyncio.get_running_loop().create_future()
         parked = self._messaging.receive(
             view,
@@ -62,13 +67,23 @@ class ReceiveHandlers:
         )
         if not future.done():
             call.on_cancel(lambda: self._gone(parked, future))
-        outcome = await future
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._take_back(view.name, future.result())
+            raise
         if isinstance(outcome, KourouError):
             raise outcome
         if not outcome:
             raise Refused(Code.MESSAGE_NOT_FOUND, "no message came in time")
         self._answer(call, request.message_queue.topic, outcome)
         await call.drain()
+
+    def _take_back(self, group: str, outcome: Sequence[Delivered] | KourouError) -> None:
+        """Whoever asked has gone before anything was sent: others get it at once, and it does not count."""
+        for delivered in outcome if not isinstance(outcome, KourouError) else ():
+            self._messaging.change_invisible(group, delivered.handle, 0, uncounted=True, done=lambda outcome: None)
 
     def _gone(self, parked: object, future: asyncio.Future[Sequence[Delivered] | KourouError]) -> None:
         self._messaging.cancel(parked)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from kourou.core.advertise import is_loopback
 from kourou.core.route import Endpoint, TopicType
+from kourou.core.views import GroupView, RouteView
 from kourou.gateway.convert import TYPES
-from kourou.gateway.messaging import Messaging, RouteView
 from kourou.gateway.names import client_id, group_name, topic_name
 from kourou.gateway.status import OK, Code, Refused
 from kourou.http2.call import Call
@@ -15,8 +18,16 @@ ADDRESSES_MAX = 100
 HOST_CHARACTERS_MAX = 253
 
 
+class Routes(Protocol):
+    """As much of ``Messaging`` as routes need."""
+
+    async def route(self, topic: str) -> RouteView: ...
+
+    def known_group(self, name: str) -> GroupView | None: ...
+
+
 class RouteHandlers:
-    def __init__(self, messaging: Messaging) -> None:
+    def __init__(self, messaging: Routes) -> None:
         self._messaging = messaging
 
     async def query_route(self, data: bytes, call: Call) -> bytes:
@@ -87,7 +98,12 @@ def endpoints_of(view: RouteView, broker: str, asked: pb.Endpoints) -> pb.Endpoi
     if broker not in view.endpoints:
         return None
     endpoint = view.endpoints[broker]
-    return asked if endpoint is None else endpoints_for(endpoint)
+    if endpoint is None:
+        return asked
+    host = asked.addresses[0].host
+    if is_loopback(endpoint.host) and not is_loopback(host):
+        endpoint = Endpoint(host, endpoint.port)  # it is on our own host, which the asker calls by this name
+    return endpoints_for(endpoint)
 
 
 def endpoints_for(endpoint: Endpoint) -> pb.Endpoints:

@@ -3,37 +3,30 @@ status of the official API."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from kourou.core.clock import Clock
-from kourou.core.errors import KourouError
+from kourou.gateway.calls import PACKAGE, Log, Stream, Unary, guarded_stream, guarded_unary
 from kourou.gateway.clients import Clients, GatewayClient
 from kourou.gateway.convert import fill
+from kourou.gateway.lite import LiteHandlers
 from kourou.gateway.messaging import Messaging, Stored
+from kourou.gateway.names import NAMESPACE_SEPARATOR, client_id
 from kourou.gateway.offsets import OffsetHandlers
 from kourou.gateway.receive import ReceiveHandlers
 from kourou.gateway.routes import RouteHandlers
 from kourou.gateway.send import SendHandlers
 from kourou.gateway.settle import SettleHandlers
-from kourou.gateway.status import Code, Refused, status_of
+from kourou.gateway.status import ok
 from kourou.gateway.telemetry import TelemetryHandlers
-from kourou.http2.call import Call, GrpcError, Kind, Method, StatusCode, StreamCall
+from kourou.gateway.tunnel import CommandStream, TunnelledCall
+from kourou.http2.call import GrpcError, Kind, Method, StatusCode
 from kourou.proto.rocketmq.v2 import definition_pb2 as pb
 from kourou.proto.rocketmq.v2 import service_pb2 as service
 
-PACKAGE = "apache.rocketmq.v2"
-Unary = Callable[[bytes, Call], bytes | Awaitable[bytes]]
-Stream = Callable[[StreamCall], Awaitable[None]]
-
-
-class Log(Protocol):
-    def error(self, event: str, **fields: Any) -> Any: ...
-
-    def info(self, event: str, **fields: Any) -> Any: ...
+SETTINGS, ANSWERED = "Settings", "Answered"  # calls between gateways, beside those of the service
 
 
 class Gateway:
@@ -47,6 +40,8 @@ class Gateway:
         self._settling = SettleHandlers(messaging)
         self._routes = RouteHandlers(messaging)
         self._offsets = OffsetHandlers(messaging)
+        self._lite = LiteHandlers(messaging)
+        self._methods = self._make_methods()
 
     def _gone(self, client: GatewayClient) -> None:
         self._messaging.client_gone(client.id)
@@ -59,11 +54,50 @@ class Gateway:
         fill(recover.message, message, pb.Resource(name=topic), queue, host="")
         for client in self.clients.producers(topic):
             for resource in client.settings.publishing.topics:
-                if topic.endswith(resource.name):
+                if topic == resource.name or topic.endswith(f"{NAMESPACE_SEPARATOR}{resource.name}"):
                     recover.message.topic.CopyFrom(resource)
             if client.tell(command):
                 return True
         return False
+
+    def lite_evicted(self, client: str, lite_topic: str) -> None:
+        """Another subscriber has taken over a part of a lite topic."""
+        known = self.clients.find(client)
+        if known is not None:
+            command = service.TelemetryCommand()
+            command.notify_unsubscribe_lite_command.lite_topic = lite_topic
+            known.tell(command)
+
+    async def tunnelled(
+        self, method: str, call: TunnelledCall, data: bytes, push: Callable[[str, bytes], None]
+    ) -> list[bytes]:
+        """A call that came through a gateway elsewhere; what it is answered. ``push`` sends a command to a client there.
+        Raises GrpcError."""
+        if method == SETTINGS:
+            client = client_id(call)
+            command = service.TelemetryCommand.FromString(data)
+            stream = CommandStream(call, lambda message: push(client, message))
+            settings = await self.telemetry.accept(client, command.settings, call, stream)
+            return [service.TelemetryCommand(status=ok(), settings=settings).SerializeToString()]
+        if method == ANSWERED:
+            self.telemetry.answered(service.TelemetryCommand.FromString(data))
+            return []
+        known = self._methods.get(f"/{PACKAGE}.MessagingService/{method}")
+        if known is None or known.kind is Kind.BIDI_STREAM:
+            raise GrpcError(StatusCode.UNIMPLEMENTED, f"no call {method[:100]!r} is known here")
+        if known.unary is not None:
+            answered = known.unary(data, call)
+            return [answered if isinstance(answered, bytes) else await answered]
+        assert known.stream is not None
+        await known.stream(call)
+        return call.sent
+
+    def tunnel_ended(self, clients: set[str]) -> None:
+        """A gateway elsewhere has gone: its clients' streams with it."""
+        for client in clients:
+            known = self.clients.find(client)
+            if known is not None and isinstance(known.stream, CommandStream):
+                self.clients.stream_ended(client, known.stream)
 
     async def expire(self) -> None:
         """Called every few seconds."""
@@ -71,6 +105,10 @@ class Gateway:
             self._log.info("client_gone", client=client)
 
     def methods(self) -> dict[str, Method]:
+        """By full path."""
+        return self._methods
+
+    def _make_methods(self) -> dict[str, Method]:
         unary: dict[str, tuple[Unary, Callable[..., Message]]] = {
             "QueryRoute": (self._routes.query_route, service.QueryRouteResponse),
             "QueryAssignment": (self._routes.query_assignment, service.QueryAssignmentResponse),
@@ -85,6 +123,7 @@ class Gateway:
             "RecallMessage": (self._settling.recall, service.RecallMessageResponse),
             "Heartbeat": (self.telemetry.heartbeat, service.HeartbeatResponse),
             "NotifyClientTermination": (self.telemetry.goodbye, service.NotifyClientTerminationResponse),
+            "SyncLiteSubscription": (self._lite.sync, service.SyncLiteSubscriptionResponse),
             "UpdateOffset": (self._offsets.update, service.UpdateOffsetResponse),
             "GetOffset": (self._offsets.get, service.GetOffsetResponse),
             "QueryOffset": (self._offsets.query, service.QueryOffsetResponse),
@@ -94,58 +133,12 @@ class Gateway:
             "PullMessage": (self.receiving.pull, service.PullMessageResponse),
         }
         methods = {
-            f"/{PACKAGE}.MessagingService/{name}": Method(Kind.UNARY, unary=self._unary(name, handler, answer))
+            f"/{PACKAGE}.MessagingService/{name}": Method(Kind.UNARY, unary=guarded_unary(name, handler, answer, self._log))
             for name, (handler, answer) in unary.items()
         }
         for name, (handler, answer) in streams.items():
             methods[f"/{PACKAGE}.MessagingService/{name}"] = Method(
-                Kind.SERVER_STREAM, stream=self._stream(name, handler, answer)
+                Kind.SERVER_STREAM, stream=guarded_stream(name, handler, answer, self._log)
             )
         methods[f"/{PACKAGE}.MessagingService/Telemetry"] = Method(Kind.BIDI_STREAM, stream=self.telemetry.telemetry)
         return methods
-
-    def _unary(self, name: str, handler: Unary, answer: Callable[..., Message]) -> Unary:
-        """Errors become the status in an answer of the call's own type."""
-
-        def failed(failure: BaseException) -> bytes:
-            return self._failed(name, failure, answer)
-
-        async def awaited(coroutine: Awaitable[bytes]) -> bytes:
-            try:
-                return await coroutine
-            except (Refused, KourouError, DecodeError, GrpcError) as failure:
-                return failed(failure)
-            except Exception as bug:
-                return failed(bug)
-
-        def handle(data: bytes, call: Call) -> bytes | Awaitable[bytes]:
-            try:
-                answered = handler(data, call)
-            except Exception as failure:
-                return failed(failure)
-            if isinstance(answered, bytes | asyncio.Future):
-                return answered
-            return awaited(answered)
-
-        return handle
-
-    def _stream(self, name: str, handler: Stream, answer: Callable[..., Message]) -> Stream:
-        async def handle(call: StreamCall) -> None:
-            try:
-                await handler(call)
-            except Exception as failure:
-                call.send(self._failed(name, failure, answer))
-                await call.drain()
-
-        return handle
-
-    def _failed(self, name: str, failure: BaseException, answer: Callable[..., Message]) -> bytes:
-        if isinstance(failure, GrpcError):
-            raise failure
-        if isinstance(failure, DecodeError):
-            raise GrpcError(StatusCode.INVALID_ARGUMENT, "the request does not parse")
-        status = status_of(failure)
-        if not isinstance(failure, Refused | KourouError):
-            self._log.error("call_failed", call=name, exc_info=failure)
-            status.code = Code.INTERNAL_SERVER_ERROR
-        return answer(status=status).SerializeToString()

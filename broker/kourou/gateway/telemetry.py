@@ -49,10 +49,15 @@ class TelemetryHandlers:
         match command.WhichOneof("command"):
             case "settings":
                 await self._settings(client, command.settings, call)
-            case "thread_stack_trace":
-                self._clients.answered(command.thread_stack_trace.nonce, command)
-            case "verify_message_result":
-                self._clients.answered(command.verify_message_result.nonce, command)
+            case "thread_stack_trace" | "verify_message_result":
+                self.answered(command)
+
+    def answered(self, command: service.TelemetryCommand) -> None:
+        """An answer to a command of ours; one that nobody waits for is ignored."""
+        if command.HasField("thread_stack_trace"):
+            self._clients.answered(command.thread_stack_trace.nonce, command)
+        elif command.HasField("verify_message_result"):
+            self._clients.answered(command.verify_message_result.nonce, command)
 
     async def _settings(self, client: str, asked: pb.Settings, call: StreamCall) -> None:
         try:

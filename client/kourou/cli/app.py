@@ -73,6 +73,7 @@ def read_docstring(tokens: Sequence[str]) -> None:
 
 _lazy(app, "standalone", "servers:standalone", "Run a nameserver and a broker in one process.", SERVERS)
 _lazy(app, "nameserver", "servers:nameserver", "Run a nameserver.", SERVERS)
+_lazy(app, "proxy", "servers:proxy", "Serve the official API in front of a cluster, at one address.", SERVERS)
 _lazy(app, "broker", "servers:broker", "Run a broker.", SERVERS)
 _cluster = _branch("cluster", "A whole cluster on this machine.", SERVERS)
 _lazy(_cluster, "up", "cluster:up", "Run a nameserver and brokers as processes of their own, until Ctrl-C.")
@@ -91,6 +92,11 @@ _lazy(
 )
 _lazy(app, "bench", "bench:bench", "Measure produce, consume and latency against a running server.", MESSAGES)
 
+_lazy(_message, "explain", "message:explain", "Tell a message's whole life.")
+_dlq = _branch("dlq", "Dead letters: list, send back, throw away.", MESSAGES)
+_lazy(_dlq, "list", "dlq:list_", "List a group's dead letters.")
+_lazy(_dlq, "redrive", "dlq:redrive", "Send dead letters back to where they came from.")
+_lazy(_dlq, "purge", "dlq:purge", "Throw dead letters away.")
 _topic = _branch("topic", "Create, list, describe and delete topics.", ADMINISTRATION)
 _lazy(_topic, "create", "topic:create", "Create a topic, if it is not there yet.")
 _lazy(_topic, "list", "topic:list_", "List topics.")
@@ -101,6 +107,8 @@ _lazy(_group, "create", "group:create", "Create a consumer group, if it is not t
 _lazy(_group, "list", "group:list_", "List consumer groups.")
 _lazy(_group, "describe", "group:describe", "Show a group's members, offsets and lag.")
 _lazy(_group, "reset", "group:reset", "Set where a group reads a topic from.")
+_lazy(_group, "update", "group:update", "Change a group's attempts and delays.")
+_lazy(_group, "set-subscription", "group:set_subscription", "Set what all members of a shared group get.")
 _lazy(_group, "delete", "group:delete", "Delete a group and its offsets.")
 _lazy(app, "status", "status:status", "Show the brokers and how they do.", ADMINISTRATION)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from kourou.cli.asking import Output, Server, ask
-from kourou.cli.failures import CommandFailed
+from kourou.cli.failures import USAGE, CommandFailed
 from kourou.cli.output import print_facts, print_json, print_table
 from kourou.cli.values import format_time, parse_start
 
@@ -110,3 +110,71 @@ def delete(name: str, /, *, server: Server = None, output: Output = "table") -> 
         print_json({"group": name, "deleted": True})
     else:
         print(f"deleted group {name}")
+
+
+def update(
+    name: str,
+    /,
+    *,
+    max_attempts: Annotated[int | None, Parameter(help="Deliveries before a message counts as dead.")] = None,
+    retry: Annotated[
+        str | None, Parameter(help="Delays between attempts, the last goes on: 1s,5s,1m; or exponential:1s,2h,2.")
+    ] = None,
+    fifo: Annotated[bool | None, Parameter(help="Recorded; the topic decides about order.")] = None,
+    exclusive: Annotated[bool | None, Parameter(help="One subscriber at a time for each lite topic.")] = None,
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """Change a consumer group; what is not given stays. Consumers that are connected are told."""
+    policy = parse_retry(retry) if retry is not None else None
+    changed = ask(
+        server,
+        lambda client: client.update_group(name, max_attempts=max_attempts, retry=policy, fifo=fifo, exclusive=exclusive),
+    )
+    if output == "json":
+        print_json({"group": name, "changed": changed})
+    else:
+        print(f"changed group {name}" if changed else f"group {name} is that way already")
+
+
+def set_subscription(
+    name: str,
+    topic: str,
+    /,
+    *,
+    filter_: Annotated[str | None, Parameter(name="--filter", help="Tags (a || b), or with --sql a condition.")] = None,
+    sql: Annotated[bool, Parameter(negative=(), help="--filter is SQL over properties.")] = False,
+    clear: Annotated[bool, Parameter(negative=(), help="What the members agree on holds again.")] = False,
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """Set what all members of a shared group get of a topic, whatever they ask for: for changing it member by member."""
+    if clear == (filter_ is not None):
+        raise CommandFailed("say what the members get: --filter, or --clear", status=USAGE)
+    kind = "sql" if sql else "tag"
+    changed = ask(server, lambda client: client.set_subscription(name, topic, filter=filter_, filter_kind=kind))
+    if output == "json":
+        print_json({"group": name, "topic": topic, "changed": changed})
+    else:
+        print(f"set for group {name}" if changed else f"group {name} has it already")
+
+
+def parse_retry(text: str) -> object:
+    """``1s,5s,1m`` or ``exponential:initial,max,multiplier``. Raises CommandFailed."""
+    kind, colon, rest = text.partition(":")
+    try:
+        if colon and kind == "exponential":
+            initial, most, *factor = rest.split(",")
+            multiplier = float(factor[0]) if factor else 2.0
+            return {"initial_ms": _delay_ms(initial), "max_ms": _delay_ms(most), "multiplier": multiplier}
+        return [_delay_ms(part) for part in text.split(",")]
+    except ValueError:
+        raise CommandFailed(f"--retry: {text!r} is not like 1s,5s,1m or exponential:1s,2h,2", status=USAGE) from None
+
+
+def _delay_ms(text: str) -> int:
+    units = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+    unit = next((unit for unit in ("ms", "s", "m", "h") if text.strip().endswith(unit)), None)
+    if unit is None:
+        raise ValueError(text)
+    return int(float(text.strip().removesuffix(unit)) * units[unit])

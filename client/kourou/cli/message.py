@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from kourou.cli.asking import Output, Server, ask
 from kourou.cli.failures import USAGE, CommandFailed
 from kourou.cli.messages import body_text, message_json
-from kourou.cli.output import print_json, print_table
+from kourou.cli.output import note, print_facts, print_json, print_table
 from kourou.cli.values import format_time, parse_time
 
 if TYPE_CHECKING:
@@ -67,3 +67,38 @@ def find(
         print_table(("ID", "BROKER", "QUEUE", "OFFSET", "STORED", "KEYS", "TAG", "BODY"), rows)
     if not found:
         raise CommandFailed(f"topic {topic} holds no such message")
+
+
+def explain(
+    topic: str,
+    id_: Annotated[str | None, Parameter(help="Message id, as a receipt says it.")] = None,
+    /,
+    *,
+    key: Annotated[str | None, Parameter(help="All messages with this key.")] = None,
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """Tell a message's whole life: stored, delivered to whom, put off, acknowledged, given up; and what each group thinks
+    of it now."""
+    if (id_ is None) == (key is None):
+        raise CommandFailed("say which message: its id, or --key", status=USAGE)
+    lives = ask(server, lambda client: client.explain(topic, id=id_, key=key))
+    if output == "json":
+        print_json(lives)
+        return
+    for life in lives:
+        facts = [("message", life["id"]), ("topic", f"{life['topic']}  queue {life['queue']}  offset {life['offset']}")]
+        facts += [("broker", f"{life['broker']}  log offset {life['log_offset']}  epoch {life['epoch']}")]
+        facts += [(name, state) for name, state in life["state"].items()]
+        print_facts(facts)
+        rows = [(format_time(event["ms"]), event["event"], _details(event)) for event in life["events"]]
+        print_table(("TIME", "EVENT", ""), rows)
+        if not life["complete"]:
+            note("the log behind it is long: only its beginning was searched")
+
+
+def _details(event: dict[str, Any]) -> str:
+    shown = {name: value for name, value in event.items() if name not in ("ms", "event") and value != ""}
+    if "until_ms" in shown:
+        shown["until"] = format_time(shown.pop("until_ms"))
+    return "  ".join(f"{name} {value}" for name, value in shown.items())

@@ -19,6 +19,8 @@ from kourou.cli.failures import FAILED, CommandFailed
 from kourou.cli.output import note, print_table
 from kourou.cli.settings import Setting, load
 from kourou.cli.values import format_size
+from kourou.core.errors import BadRequest
+from kourou.core.route import parse_endpoint
 
 DEFAULTS = BrokerOptions()
 DEMO_STOP_S = 10.0
@@ -45,6 +47,17 @@ def _number(name: str, text: str) -> Parameter:
     return Parameter(help=f"{text} (default: {shown})")
 
 
+Engine = Annotated[
+    Literal["http2", "grpcio"] | None, Parameter(help=f"What serves the official API (default: {DEFAULTS.grpc_engine}).")
+]
+TlsMode = Annotated[
+    Literal["permissive", "required", "off"] | None,
+    Parameter(help=f"TLS of the official API; permissive: plaintext too (default: {DEFAULTS.tls})."),
+]
+Certificate = Annotated[Path | None, Parameter(help="PEM file (default: one is made at start).")]
+Key = Annotated[Path | None, Parameter(help="PEM file of its key.")]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class NodeFlags:
@@ -54,15 +67,13 @@ class NodeFlags:
     host: Host = None
     port: Annotated[int | None, _number("port", "Data plane; 0 picks a free port.")] = None
     grpc_port: Annotated[int | None, _number("grpc_port", "Official gRPC API.")] = None
-    grpc_engine: Annotated[
-        Literal["http2", "grpcio"] | None, Parameter(help=f"What serves it (default: {DEFAULTS.grpc_engine}).")
+    grpc_engine: Engine = None
+    tls: TlsMode = None
+    tls_certificate: Certificate = None
+    tls_key: Key = None
+    official_advertised: Annotated[
+        str | None, Parameter(help="HOST:PORT of the official API that clients are told (default: auto).")
     ] = None
-    tls: Annotated[
-        Literal["permissive", "required", "off"] | None,
-        Parameter(help=f"TLS of the official API; permissive: plaintext too (default: {DEFAULTS.tls})."),
-    ] = None
-    tls_certificate: Annotated[Path | None, Parameter(help="PEM file (default: one is made at start).")] = None
-    tls_key: Annotated[Path | None, Parameter(help="PEM file of its key.")] = None
     http_port: Annotated[int | None, _number("http_port", "/metrics, /healthz and /readyz.")] = None
     advertised: Annotated[str | None, Parameter(help="HOST:PORT that clients are told (default: auto).")] = None
     cluster: Annotated[str | None, Parameter(help=f"Name of the cluster (default: {DEFAULTS.cluster}).")] = None
@@ -86,6 +97,9 @@ class NodeFlags:
     ] = None
     reserve_bytes: Annotated[Size | None, _number("reserve_bytes", "Kept back for offsets when the disk is full.")] = None
     delay_days_max: Annotated[float | None, _number("delay_days_max", "How far ahead a delivery time may be.")] = None
+    lite_expire_minutes: Annotated[
+        float | None, _number("lite_expire_minutes", "A lite topic unused for so long is let go of; 0: never.")
+    ] = None
     transaction_check_after_s: Annotated[
         float | None, _number("transaction_check_after_s", "Age at which a half message is asked about.")
     ] = None
@@ -149,6 +163,52 @@ def broker(
     return 0
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class OfficialFlags:
+    """The official API of nameservers and proxies. None: not given."""
+
+    grpc_engine: Engine = None
+    tls: TlsMode = None
+    tls_certificate: Certificate = None
+    tls_key: Key = None
+
+
+def proxy(
+    *,
+    nameserver: Annotated[
+        str | None, Parameter(help="HOST:PORT[,…]: data-plane addresses of nameservers (port if none: 9876).")
+    ] = None,
+    host: Host = None,
+    grpc_port: Annotated[int | None, Parameter(help="Official gRPC API (default: 8081).")] = None,
+    http_port: Annotated[int | None, Parameter(help="/metrics, /healthz and /readyz (default: 8088).")] = None,
+    official: OfficialFlags | None = None,
+    log_level: Level = None,
+    config: Config = None,
+    print_config: PrintConfig = False,
+) -> int:
+    """Serve the official API in front of a cluster, at one address. Keeps no state. Stops cleanly on SIGTERM or Ctrl-C."""
+    from kourou.app.proxy import ProxyOptions, run
+
+    addresses = nameserver or os.environ.get("KOUROU_SERVER")
+    flags: dict[str, object] = {"host": host, "grpc_port": grpc_port, "http_port": http_port, "log_level": log_level}
+    if official is not None:
+        flags |= {field.name: getattr(official, field.name) for field in fields(official)}
+    if addresses is not None:
+        try:
+            parts = [part for part in addresses.split(",") if part.strip()]
+            flags["nameservers"] = ",".join(str(parse_endpoint(part, default_port=9876)) for part in parts)
+        except BadRequest as failure:
+            raise CommandFailed(f"--nameserver: {failure}", status=2) from None
+    options, settings = load(ProxyOptions, flags=flags, config=config, environment=os.environ)
+    if print_config:
+        return _show(settings)
+    if not options.nameservers:
+        raise CommandFailed("a proxy needs --nameserver HOST:PORT, or KOUROU_SERVER", status=2)
+    _serve(lambda log: run(options, log=log, ready=say_ready), host=options.host, log_level=options.log_level)
+    return 0
+
+
 def nameserver(
     *,
     host: Host = None,
@@ -157,6 +217,7 @@ def nameserver(
     http_port: Annotated[int | None, Parameter(help="/metrics, /healthz and /readyz (default: a free port).")] = None,
     cluster: Annotated[str | None, Parameter(help=f"Name of the cluster (default: {DEFAULTS.cluster}).")] = None,
     auto_create: Annotated[bool | None, Parameter(help="Tell clients to create missing topics (default: off).")] = None,
+    official: OfficialFlags | None = None,
     log_level: Level = None,
     config: Config = None,
     print_config: PrintConfig = False,
@@ -166,6 +227,8 @@ def nameserver(
 
     flags: dict[str, object] = {"host": host, "port": port, "grpc_port": grpc_port, "http_port": http_port}
     flags |= {"cluster": cluster, "auto_create": auto_create, "log_level": log_level}
+    if official is not None:
+        flags |= {field.name: getattr(official, field.name) for field in fields(official)}
     options, settings = load(NameserverOptions, flags=flags, config=config, environment=os.environ)
     if print_config:
         return _show(settings)

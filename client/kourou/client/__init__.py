@@ -6,6 +6,11 @@ from kourou.client.delivered import ReceivedMessage
 from kourou.client.message import Message, Receipt
 from kourou.client.producer import Producer
 from kourou.client.receipts import Receipts, SendFailed
+from kourou.client.shared.consumer import SharedConsumer
+from kourou.client.shared.message import SharedMessage
+from kourou.client.shared.options import Sql
+from kourou.client.transactions.checks import HalfMessage
+from kourou.client.transactions.transaction import Transaction
 from kourou.core.errors import (
     ClientFault,
     Corrupted,
@@ -24,6 +29,7 @@ __all__ = [
     "Consumer",
     "Corrupted",
     "DeadlineExceeded",
+    "HalfMessage",
     "KourouError",
     "Message",
     "NotConnected",
@@ -34,5 +40,9 @@ __all__ = [
     "Receipts",
     "ReceivedMessage",
     "SendFailed",
+    "SharedConsumer",
+    "SharedMessage",
+    "Sql",
+    "Transaction",
     "TryLater",
 ]

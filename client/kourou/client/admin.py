@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from kourou.client.cluster import Cluster
 from kourou.client.consumer import Start
 from kourou.client.delivered import DeliveredFrame, ReceivedMessage, read_frames
+from kourou.client.recalls import recall
 from kourou.core import frame, wire
 from kourou.core.errors import GroupNotFound, MessageNotFound, NotConnected, OutcomeUnknown, TopicNotFound
 from kourou.core.names import check_group, check_topic
@@ -83,9 +85,20 @@ class Admin:
 
     # ---- groups
 
-    async def create_group(self, name: str, *, shape: str | None = None, fifo: bool = False, max_attempts: int = 16) -> bool:
-        """Define a group on every broker. False if it was there already, the same."""
-        value = {"group": check_group(name), "shape": shape, "fifo": fifo, "max_attempts": max_attempts}
+    async def create_group(
+        self,
+        name: str,
+        *,
+        shape: str | None = None,
+        fifo: bool = False,
+        max_attempts: int = 16,
+        retry_s: Sequence[float] | None = None,
+    ) -> bool:
+        """Define a group on every broker. False if it was there already, the same. ``retry_s``: of a shared group, how long
+        to wait before the second delivery, the third, and so on; the last goes on."""
+        value: dict[str, Any] = {"group": check_group(name), "shape": shape, "fifo": fifo, "max_attempts": max_attempts}
+        if retry_s is not None:
+            value["retry"] = [round(seconds * 1000) for seconds in retry_s]
         answers = await self._each(Code.GROUP_CREATE, value)
         return any(answer["created"] for answer in answers.values())
 
@@ -144,6 +157,11 @@ class Admin:
         return found
 
     # ---- messages
+
+    async def recall(self, topic: str, handle: str) -> str:
+        """Take a delayed message back, by the ``recall_handle`` of its receipt; its id. Raises InvalidRecallHandle when it
+        was delivered, or recalled, before."""
+        return await recall(self._cluster, topic, handle)
 
     async def find(
         self,

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from kourou.client.admin import Admin
 from kourou.client.cluster import Cluster
 from kourou.client.consumer import Consumer, ConsumerOptions, Start
+from kourou.client.operations import Operations
 from kourou.client.producer import Producer
+from kourou.client.shared.consumer import SharedConsumer
+from kourou.client.shared.handlers import Handler, Registered
+from kourou.client.shared.options import SharedOptions, Sql
+from kourou.client.transactions.checks import Checker, TransactionChecks
 from kourou.core.errors import BadRequest, NotConnected
 from kourou.core.names import check_client_id
 from kourou.core.route import Endpoint, parse_endpoint
 
 SERVER_DEFAULT = "127.0.0.1:10911"
 KIB = 1024
+H = TypeVar("H", bound=Handler)
 
 
 def parse_servers(server: str | None) -> tuple[Endpoint, ...]:
@@ -26,7 +32,7 @@ def parse_servers(server: str | None) -> tuple[Endpoint, ...]:
     return tuple(parse_endpoint(part, default_port=10911) for part in text.split(",") if part.strip())
 
 
-class Client(Admin):
+class Client(Admin, Operations):
     """Connects to a nameserver or standalone node; finds the brokers from there.
 
         async with Client("127.0.0.1:10911") as client: ...
@@ -42,7 +48,9 @@ class Client(Admin):
             raise BadRequest("timeout_s must be above 0")
         self._client_id = check_client_id(client_id) if client_id is not None else None
         self._timeout_s = timeout_s
-        self._made: list[Producer | Consumer] = []
+        self._made: list[Producer | Consumer | SharedConsumer] = []
+        self._handlers: list[Registered] = []
+        self._running: list[SharedConsumer] = []
         self._is_open = False
 
     @property
@@ -58,6 +66,7 @@ class Client(Admin):
             except BaseException:
                 await self._cluster.close()
                 raise
+            self._checks = TransactionChecks(self._cluster)
             self._is_open = True
         return self
 
@@ -91,10 +100,17 @@ class Client(Admin):
         compression: str | None = None,
         deadline_s: float = 10.0,
         buffer_bytes: int = 32 * KIB * KIB,
+        transaction_checker: Checker | None = None,
+        transaction_topics: Iterable[str] = (),
     ) -> Producer:
         """A producer. ``linger_ms``: how long a message may wait for company while others are under way;
         ``batch_bytes``: size at which a batch is sent; ``compression``: None, "zlib", "lz4" or "zstd"; ``deadline_s``:
-        after which a send fails; ``buffer_bytes``: of messages not yet acknowledged, beyond which senders wait."""
+        after which a send fails; ``buffer_bytes``: of messages not yet acknowledged, beyond which senders wait.
+
+        ``transaction_checker``: a function of a HalfMessage, which a broker asks about because it did not hear how its
+        transaction ended; it answers "commit", "rollback" or "unknown", from what the application has stored itself. It
+        is asked about the ``transaction_topics``, and those that this producer has transactions in.
+        """
         producer = Producer(
             self._need(),
             linger_ms=linger_ms,
@@ -102,6 +118,9 @@ class Client(Admin):
             compression=compression,
             deadline_s=deadline_s,
             buffer_bytes=buffer_bytes,
+            checks=self._checks,
+            checker=transaction_checker,
+            transaction_topics=transaction_topics,
         )
         self._made.append(producer)
         return producer
@@ -138,6 +157,103 @@ class Client(Admin):
         consumer = Consumer(self._need(), topic, options)
         self._made.append(consumer)
         return consumer
+
+    def shared_consumer(
+        self,
+        topic: str,
+        *,
+        group: str,
+        filter: str | Sql | None = None,
+        invisible_s: float = 30.0,
+        prefetch: int = 32,
+        concurrency: int = 1,
+        auto_ack: bool = True,
+        renew_max_s: float = 3_600.0,
+        prefetch_bytes: int = 4 * KIB * KIB,
+    ) -> SharedConsumer:
+        """A member of a shared group: any member gets any message. Use it in ``async with``.
+
+        ``filter``: only messages with one of these tags ("a || b"), or for which a condition holds (``Sql("price > 10")``).
+        ``invisible_s``: after which a message that is not settled is delivered again; while a loop or handler works on it
+        that is renewed, for ``renew_max_s`` at most. ``prefetch`` messages are held ahead. ``concurrency``: how many
+        messages ``run`` works on at a time. ``auto_ack``: a message is acknowledged when the loop's body has ended for it.
+        """
+        options = SharedOptions(
+            group=group,
+            filter=filter,
+            invisible_s=invisible_s,
+            prefetch=prefetch,
+            concurrency=concurrency,
+            auto_ack=auto_ack,
+            renew_max_s=renew_max_s,
+            prefetch_bytes=prefetch_bytes,
+        )
+        consumer = SharedConsumer(self._need(), topic, options)
+        self._made.append(consumer)
+        return consumer
+
+    # ---- handlers
+
+    def on(
+        self,
+        topic: str,
+        *,
+        group: str,
+        concurrency: int = 1,
+        filter: str | Sql | None = None,
+        invisible_s: float = 30.0,
+        prefetch: int | None = None,
+        renew_max_s: float = 3_600.0,
+    ) -> Callable[[H], H]:
+        """Have the function below it work on a topic's messages, as a member of a shared group, while ``run`` runs.
+
+            @client.on("orders", group="billing", concurrency=8)
+            async def bill(message): ...
+
+        When it returns the message is acknowledged; when it raises the message is delivered again later.
+        """
+        options: dict[str, Any] = {"group": group, "concurrency": concurrency, "filter": filter}
+        options |= {"invisible_s": invisible_s, "renew_max_s": renew_max_s}
+        options["prefetch"] = max(32, concurrency) if prefetch is None else prefetch
+
+        def register(handler: H) -> H:
+            self._handlers.append(Registered(topic, handler, options))
+            return handler
+
+        return register
+
+    async def run(self) -> None:
+        """Run the handlers until ``stop`` is called, or one of the topics can't be read any more. Opens the client, and
+        closes it in the end, unless it is open already."""
+        if not self._handlers:
+            raise BadRequest("there is no handler; put @client.on(topic, group=…) above a function")
+        if not self._is_open:
+            async with self:
+                await self.run()
+            return
+        consumers = [self.shared_consumer(each.topic, **each.options) for each in self._handlers]
+        self._running = consumers
+        try:
+            runs = [self._cluster.spawn(self._serve(c, r.handler)) for c, r in zip(consumers, self._handlers, strict=True)]
+            try:
+                done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+            finally:
+                for task in runs:
+                    task.cancel()
+                await asyncio.wait(runs)
+        finally:
+            self._running = []
+
+    async def _serve(self, consumer: SharedConsumer, handler: Handler) -> None:
+        async with consumer:
+            await consumer.run(handler)
+
+    def stop(self) -> None:
+        """Have ``run`` return when the handlers that have begun are done."""
+        for consumer in self._running:
+            consumer.stop()
 
     def _need(self) -> Cluster:
         if not self._is_open:

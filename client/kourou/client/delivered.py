@@ -12,12 +12,13 @@ from itertools import pairwise
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from kourou.client.fields import MessageFields
 from kourou.core import frame
 from kourou.core.compression import inflate
 from kourou.core.errors import BadChecksum
 from kourou.core.frame import PREFIX_SIZE, Column, Prefix, SealedHeader
 from kourou.core.ids import format_id
-from kourou.core.records import Field, decode_property, iterate_fields
+from kourou.core.records import Field, iterate_fields
 
 if TYPE_CHECKING:
     from kourou.client.subscription import Position
@@ -118,10 +119,10 @@ class DeliveredFrame:
         return self.header.born_ms + (deltas[number] if deltas is not None else 0)  # type: ignore[index]
 
 
-class ReceivedMessage:
+class ReceivedMessage(MessageFields):
     """A message that was delivered. Fields are decoded when they are read."""
 
-    __slots__ = ("_body", "_fields", "_frame", "_number", "broker", "position", "queue")
+    __slots__ = ("_body", "_frame", "_number", "broker", "position", "queue")
 
     def __init__(
         self,
@@ -135,7 +136,7 @@ class ReceivedMessage:
         self._frame = frame_
         self._number = number
         self._body = body
-        self._fields: list[tuple[int, bytes]] | None = None
+        self._fields = None
         self.broker = broker
         self.queue = queue
         self.position = position  # of the consumer that was handed it; None for one that was looked up
@@ -176,37 +177,8 @@ class ReceivedMessage:
         """When the broker stored it, ms since 1970 UTC by its clock."""
         return self._frame.prefix.store_ms
 
-    @property
-    def tag(self) -> str | None:
-        return self._first(Field.TAG)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return tuple(value.decode() for field, value in self._decoded() if field == Field.KEY)
-
-    @property
-    def key(self) -> str | None:
-        """The first key."""
-        return self._first(Field.KEY)
-
-    @property
-    def message_group(self) -> str | None:
-        return self._first(Field.MESSAGE_GROUP)
-
-    @property
-    def properties(self) -> dict[str, str]:
-        return dict(decode_property(value) for field, value in self._decoded() if field == Field.PROPERTY)
-
-    def _decoded(self) -> list[tuple[int, bytes]]:
-        if self._fields is None:
-            self._fields = list(iterate_fields(self._frame.properties(self._number)))
-        return self._fields
-
-    def _first(self, wanted: Field) -> str | None:
-        for field, value in self._decoded():
-            if field == wanted:
-                return value.decode()
-        return None
+    def _block(self) -> bytes:
+        return self._frame.properties(self._number)
 
 
 def read_frames(

@@ -122,7 +122,7 @@ class Dispatcher:
                     queue_id=queue[1],
                     producer_id=self._producer_id,
                     sequence=batch.sequence,
-                    compression=self._compression if batch.pinned is None else Compression.NONE,
+                    compression=self._compression if batch.plain else Compression.NONE,
                 )
         except KourouError as failure:
             self._finished(batch, failure)

@@ -147,7 +147,7 @@ class Lane:
     def _parse(self, batch: Batch, message: WireMessage) -> Outcome:
         body = message.body
         try:
-            code, duplicate, queue_id, offset, _, store_ms = wire.PRODUCE_RESULT.unpack_from(body)
+            code, duplicate, queue_id, offset, log_offset, store_ms = wire.PRODUCE_RESULT.unpack_from(body)
         except error:
             return InternalError(f"broker {self.broker} sent an answer to PRODUCE that is cut off")
         if code:
@@ -157,7 +157,17 @@ class Lane:
                 return from_code(code, str(described.get("message")), retry_after_ms=described.get("retry_after_ms"))
             except (KourouError, AttributeError):
                 return from_code(code, f"broker {self.broker} refused it without saying why")
-        return Stored(self.broker, queue_id, offset, store_ms, bool(duplicate), self._producer_id, batch.sequence)
+        return Stored(
+            self.broker,
+            queue_id,
+            offset,
+            store_ms,
+            bool(duplicate),
+            self._producer_id,
+            batch.sequence,
+            log_offset,
+            batch.dues,
+        )
 
     def connected(self, connection: Connection) -> None:
         """Take a new connection, and send again what is unknown, in order."""

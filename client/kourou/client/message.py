@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from struct import Struct
 
 from kourou.core.errors import BadRequest, BodyTooLarge, PropertiesTooLarge
 from kourou.core.limits import (
@@ -17,6 +20,10 @@ from kourou.core.names import has_control_characters
 from kourou.core.records import Field, encode_field, encode_property
 
 _TAG, _KEY = int(Field.TAG), int(Field.KEY)
+_I32, _I64 = Struct("<i"), Struct("<q")
+_DELAY, _TRANSACTION, _PRIORITY = b"\x03", b"\x04", b"\x06"  # MessageType of apache.rocketmq.v2
+TIME_MS_MAX = 253_402_300_799_000  # the end of the year 9999
+PRIORITY_MAX = 0x7FFFFFFF
 
 
 @dataclass(slots=True)
@@ -29,6 +36,9 @@ class Message:
     keys: Sequence[str] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
     message_group: str | None = None
+    delay: timedelta | float | None = None  # topics of type delay: how long to wait, from the moment it is sent; seconds
+    deliver_at: datetime | float | None = None  # or when; seconds since 1970 UTC
+    priority: int | None = None  # topics of type priority: higher is more urgent
 
     @property
     def all_keys(self) -> tuple[str, ...]:
@@ -46,6 +56,7 @@ class Receipt:
     offset: int
     store_ms: int  # ms since 1970 UTC, by the broker's clock
     duplicate: bool = False  # a retry found it stored already
+    recall_handle: str | None = None  # of a delayed message: for ``Producer.recall``
 
 
 def check_body(body: object) -> bytes:
@@ -62,7 +73,41 @@ def check_body(body: object) -> bytes:
     return checked
 
 
-def encode_properties(message: Message) -> bytes:
+def due_ms_of(message: Message, *, now_ms: int) -> int | None:
+    """When a message is to be delivered; None: at once."""
+    delay, deliver_at = message.delay, message.deliver_at
+    if delay is None and deliver_at is None:
+        return None
+    if delay is not None and deliver_at is not None:
+        raise BadRequest("give delay or deliver_at, not both")
+    try:
+        if delay is not None:
+            seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+            due_ms = now_ms + math.ceil(seconds * 1000)
+        else:
+            assert deliver_at is not None
+            seconds = deliver_at.timestamp() if isinstance(deliver_at, datetime) else deliver_at
+            due_ms = math.ceil(seconds * 1000)
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise BadRequest("delay must be a timedelta or seconds, deliver_at a datetime or seconds since 1970 UTC") from None
+    if not 0 <= due_ms <= TIME_MS_MAX:
+        raise BadRequest(f"delivery time is {due_ms} ms since 1970; from 0 to {TIME_MS_MAX} is allowed")
+    return due_ms
+
+
+def check_priority(priority: object) -> int:
+    if not isinstance(priority, int) or isinstance(priority, bool) or not 0 <= priority <= PRIORITY_MAX:
+        raise BadRequest(f"priority is {priority!r}; whole numbers from 0 to {PRIORITY_MAX} are allowed")
+    return priority
+
+
+def encode_half(recovery_ms: int | None) -> bytes:
+    """What the properties of a half message say beyond those of any other."""
+    kind = encode_field(Field.MESSAGE_TYPE, _TRANSACTION)
+    return kind if recovery_ms is None else kind + encode_field(Field.RECOVERY_MS, _I64.pack(recovery_ms))
+
+
+def encode_properties(message: Message, due_ms: int | None = None) -> bytes:
     """The property block of a record; empty when there is nothing to say. Raises what is wrong, naming the field."""
     parts: list[bytes] = []
     if message.tag is not None:
@@ -95,6 +140,12 @@ def encode_properties(message: Message) -> bytes:
         raise PropertiesTooLarge(f"tag, keys and properties take {size} bytes; the limit is {PROPERTIES_BYTES_MAX}")
     if message.message_group is not None:
         parts.append(encode_field(Field.MESSAGE_GROUP, check_message_group(message.message_group)))
+    if due_ms is not None:
+        parts.append(encode_field(Field.MESSAGE_TYPE, _DELAY))
+        parts.append(encode_field(Field.DELIVERY_MS, _I64.pack(due_ms)))
+    if message.priority is not None:
+        parts.append(encode_field(Field.MESSAGE_TYPE, _PRIORITY))
+        parts.append(encode_field(Field.PRIORITY, _I32.pack(check_priority(message.priority))))
     return b"".join(parts)
 
 

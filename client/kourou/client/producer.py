@@ -19,6 +19,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,18 +29,32 @@ from kourou.client.dispatch import Dispatcher
 from kourou.client.logic.batch import Batch, Outcome, QueueName, Stored
 from kourou.client.logic.chunks import chunks
 from kourou.client.logic.selector import Selector
+from kourou.client.logic.types import check_route
 from kourou.client.many import Many
-from kourou.client.message import Message, Receipt, check_body, check_message_group, encode_properties
+from kourou.client.message import (
+    Message,
+    Receipt,
+    check_body,
+    check_message_group,
+    check_priority,
+    due_ms_of,
+    encode_half,
+    encode_properties,
+)
+from kourou.client.recalls import recall
 from kourou.client.receipts import Receipts, SendFailed, make_receipt
+from kourou.client.transactions.checks import Checker, TransactionChecks
+from kourou.client.transactions.transaction import Transaction
 from kourou.core.compression import parse as parse_compression
 from kourou.core.errors import (
     BadRequest,
     BodyTooLarge,
+    InvalidRecallHandle,
     KourouError,
     NotConnected,
-    NotSupported,
     TopicTypeMismatch,
 )
+from kourou.core.frame import HALF
 from kourou.core.limits import BODY_BYTES_MAX, RECORDS_PER_FRAME_MAX
 from kourou.core.route import TopicRoute, TopicType
 from kourou.core.siphash import message_group_index
@@ -61,6 +76,9 @@ class Producer:
         compression: str | None,
         deadline_s: float,
         buffer_bytes: int,
+        checks: TransactionChecks,
+        checker: Checker | None = None,
+        transaction_topics: Iterable[str] = (),
     ) -> None:
         if not 1 <= batch_bytes <= BATCH_BYTES_MAX:
             raise BadRequest(f"batch_bytes is {batch_bytes}; from 1 to {BATCH_BYTES_MAX} is allowed")
@@ -75,6 +93,7 @@ class Producer:
         self._deadline_s = deadline_s
         self._buffer_bytes = buffer_bytes
         self._closed = self._forked = False
+        self._checks = checks.register(checker, transaction_topics)
         self._selector = Selector(cluster.rng)
         self._loop = asyncio.get_running_loop()
         self._start()
@@ -88,6 +107,7 @@ class Producer:
         self._lingering: dict[Batch, asyncio.TimerHandle] = {}
         self._live: dict[int, Batch] = {}  # batches that are not finished, by number, rising
         self._number = 0
+        self._turn = 0  # of the brokers of topics with priorities
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()  # (last batch they wait for, …), rising
         self._buffered = 0  # bytes in all batches
         self._last_count = 1  # records of the last closed batch
@@ -137,9 +157,14 @@ class Producer:
         tag: str | None = None,
         properties: Mapping[str, str] | None = None,
         message_group: str | None = None,
+        delay: timedelta | float | None = None,
+        deliver_at: datetime | float | None = None,
+        priority: int | None = None,
     ) -> Receipt:
         """Send one message and wait until it is stored.
 
+        Topics of type fifo take a ``message_group``, of type delay a ``delay`` (timedelta or seconds) or ``deliver_at``
+        (datetime or seconds since 1970 UTC), of type priority a ``priority`` (higher is more urgent).
         Raises what it was refused with (where trying again might help, only when that lasted until the deadline),
         DeadlineExceeded when it was never sent, OutcomeUnknown when it was sent but the answer never came.
         """
@@ -156,10 +181,19 @@ class Producer:
             else:
                 future.set_exception(outcome)
 
-        if key is None and tag is None and not keys and not properties and message_group is None:
+        if (
+            key is None
+            and tag is None
+            and not keys
+            and not properties
+            and message_group is None
+            and delay is None
+            and deliver_at is None
+            and priority is None
+        ):
             self._add(route, check_body(body), None, called)
         else:
-            message = Message(body, key, tag, keys, properties or {}, message_group)  # type: ignore[arg-type]
+            message = Message(b"", key, tag, keys, properties or {}, message_group, delay, deliver_at, priority)
             self._add(route, check_body(body), message, called)
         return await future
 
@@ -173,6 +207,9 @@ class Producer:
         tag: str | None = None,
         properties: Mapping[str, str] | None = None,
         message_group: str | None = None,
+        delay: timedelta | float | None = None,
+        deliver_at: datetime | float | None = None,
+        priority: int | None = None,
     ) -> None:
         """Send one message without waiting for the outcome, only for room in the buffer; ``flush`` tells how it went."""
         route = self._cluster.routes.get(topic)
@@ -180,10 +217,19 @@ class Producer:
             route = await self._route(topic)
         if self._buffered >= self._buffer_bytes:
             await self._wait_for_room()
-        if key is None and tag is None and not keys and not properties and message_group is None:
+        if (
+            key is None
+            and tag is None
+            and not keys
+            and not properties
+            and message_group is None
+            and delay is None
+            and deliver_at is None
+            and priority is None
+        ):
             self._add(route, body if type(body) is bytes else check_body(body), None, None)
         else:
-            message = Message(body, key, tag, keys, properties or {}, message_group)  # type: ignore[arg-type]
+            message = Message(b"", key, tag, keys, properties or {}, message_group, delay, deliver_at, priority)
             self._add(route, check_body(body), message, None)
 
     def try_post(self, topic: str, body: bytes | str, fields: Mapping[str, Any]) -> bool:
@@ -221,7 +267,7 @@ class Producer:
         return await many.wait(len(given))
 
     async def _send_bodies(self, route: TopicRoute, bodies: list[bytes], many: Many) -> None:
-        self._check_route(route, None)
+        check_route(route, None)
         if self._closed:
             raise NotConnected("the producer is closed")
         if not bodies:
@@ -245,13 +291,73 @@ class Producer:
         for item in given:
             message = item if isinstance(item, Message) else None
             body = check_body(message.body if message is not None else item)
-            self._check_route(route, message.message_group if message is not None else None)
+            check_route(route, message)
             prepared.append((body, message, encode_properties(message) if message is not None else b""))
         for number, (body, message, properties) in enumerate(prepared):
             if self._buffered >= self._buffer_bytes:
                 await self._wait_for_room()
             self._add(route, body, message, many.expect_one(number), properties)
         self._close_open()
+
+    async def send_half(self, topic: str, body: bytes, message: Message, recovery_ms: int | None) -> Stored:
+        """Store a half message of a transaction, in a frame of its own."""
+        route = self._cluster.routes.get(topic) or await self._route(topic)
+        if route.type is not TopicType.TRANSACTION:
+            raise TopicTypeMismatch(
+                f"topic {topic} has type {route.type.value}: transactions need a topic of type transaction"
+            )
+        if message.message_group is not None or message.delay is not None or message.priority is not None:
+            raise TopicTypeMismatch("messages of transactions have no message group, delay or priority")
+        if self._closed:
+            raise NotConnected("the producer is closed")
+        properties = encode_properties(message) + encode_half(recovery_ms)
+        if self._buffered >= self._buffer_bytes:
+            await self._wait_for_room()
+        future: asyncio.Future[Stored] = self._loop.create_future()
+
+        def done(batch: Batch, outcome: Outcome) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, Stored):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+
+        batch = self._new_batch(topic, None, done)
+        batch.attributes, batch.plain = HALF, False
+        batch.add(body, properties, batch.first_born_ms, tag=message.tag, keys=message.all_keys, group=None)
+        self._buffered += batch.size
+        self._dispatcher.add(batch)
+        self._dispatcher.pump()
+        return await future
+
+    def transaction(
+        self,
+        topic: str,
+        *,
+        check_after_s: float | None = None,
+        timeout_s: float = 10.0,
+    ) -> Transaction:
+        """``async with producer.transaction("orders") as tx``: what is sent in it is seen by consumers when it is left
+        without an exception, and never when it is left by one.
+
+        When a broker does not hear how it ended it asks a producer of the topic that has a ``transaction_checker``.
+        ``check_after_s``: when it asks first; ``timeout_s``: for commit and rollback.
+        """
+        return Transaction(self, self._cluster, self._checks, topic, check_after_s, timeout_s)
+
+    async def recall(self, receipt: Receipt | str, *, topic: str | None = None) -> str:
+        """Take a delayed message back; its id. ``receipt``, or its ``recall_handle`` with the topic.
+
+        Raises InvalidRecallHandle when it was delivered, or recalled, before.
+        """
+        if isinstance(receipt, Receipt):
+            if receipt.recall_handle is None:
+                raise InvalidRecallHandle(f"message {receipt.id} was not delayed")
+            return await recall(self._cluster, receipt.topic, receipt.recall_handle)
+        if topic is None:
+            raise BadRequest("a recall handle needs the topic of its message")
+        return await recall(self._cluster, topic, receipt)
 
     async def _route(self, topic: str) -> TopicRoute:
         """A topic that is met for the first time; after a fork that is each, on the loop of the new process."""
@@ -262,18 +368,6 @@ class Producer:
         return await self._cluster.route(topic)
 
     # ---- batches
-
-    @staticmethod
-    def _check_route(route: TopicRoute, message_group: str | None) -> None:
-        if route.type is TopicType.FIFO:
-            if message_group is None:
-                raise TopicTypeMismatch(f"topic {route.topic} has type fifo: every message needs a message_group")
-        elif message_group is not None:
-            raise TopicTypeMismatch(
-                f"topic {route.topic} has type {route.type.value}: a message_group needs a topic of type fifo"
-            )
-        elif route.type is not TopicType.NORMAL:
-            raise NotSupported(f"topic {route.topic} has type {route.type.value}, which this version can't send to yet")
 
     def _add(
         self,
@@ -286,17 +380,15 @@ class Producer:
         if self._closed:
             raise NotConnected("the producer is closed")
         pinned: QueueName | None = None
-        group = message.message_group if message is not None else None
-        if route.type is not TopicType.NORMAL or group is not None:
-            self._check_route(route, group)
-            assert group is not None
-            check_message_group(group)
-            queues = self._selector.declared(route)
-            pinned = queues[message_group_index(group, len(queues))]
+        due_ms: int | None = None
+        if message is not None or route.type is not TopicType.NORMAL:
+            check_route(route, message)
+            if message is not None and route.type is not TopicType.NORMAL:
+                pinned, due_ms = self._place(route, message)
         if len(body) > BODY_BYTES_MAX:
             raise BodyTooLarge(f"the body has {len(body)} bytes; the limit is {BODY_BYTES_MAX}")
-        if properties is None:
-            properties = encode_properties(message) if message is not None else b""
+        if properties is None or due_ms is not None:
+            properties = encode_properties(message, due_ms) if message is not None else b""
         place = (route.topic, pinned)
         batch = self._open.get(place)
         if batch is not None and batch.size + len(body) > self._batch_bytes:
@@ -305,13 +397,23 @@ class Producer:
         fresh = batch is None
         if batch is None:
             batch = self._open[place] = self._new_batch(route.topic, pinned, None)
+            batch.plain = route.type is TopicType.NORMAL
         born_ms = batch.first_born_ms if fresh else time.time_ns() // 1_000_000
         number = len(batch.records)
         before = batch.size
         if message is None:
             batch.add_body(body, born_ms)
         else:
-            batch.add(body, properties, born_ms, tag=message.tag, keys=message.all_keys, group=group)
+            batch.add(
+                body,
+                properties,
+                born_ms,
+                tag=message.tag,
+                keys=message.all_keys,
+                group=message.message_group,
+                due_ms=due_ms,
+                priority=message.priority,
+            )
         self._buffered += batch.size - before
         if called is not None:
             batch.waiters.append((number, called))
@@ -324,6 +426,21 @@ class Producer:
             self._flush_soon()
         elif fresh:
             self._start_linger(place, batch)
+
+    def _place(self, route: TopicRoute, message: Message) -> tuple[QueueName | None, int | None]:
+        """(queue that it has to go to, when it is due)."""
+        if message.message_group is not None:
+            check_message_group(message.message_group)
+            queues = self._selector.declared(route)
+            return queues[message_group_index(message.message_group, len(queues))], None
+        if message.priority is not None:
+            masters = self._cluster.masters
+            places = [place for place in route.brokers if place.queues]
+            places = [place for place in places if masters.get(place.broker) is not None] or places
+            self._turn += 1
+            place = places[self._turn % len(places)]
+            return (place.broker, min(check_priority(message.priority), place.queues - 1)), None
+        return None, due_ms_of(message, now_ms=time.time_ns() // 1_000_000)
 
     def _new_batch(self, topic: str, pinned: QueueName | None, done: Callable[[Batch, Outcome], None] | None) -> Batch:
         if self._reaper is None:
@@ -429,6 +546,7 @@ class Producer:
         """Send what is still there, wait for the outcomes, and stop. Failures of ``post`` are raised as by ``flush``."""
         if self._closed:
             return
+        self._checks.close()
         try:
             await self.flush()
         finally:

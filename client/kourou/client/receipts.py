@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 from kourou.client.logic.batch import Stored
+from kourou.client.logic.recalls import format_recall
 from kourou.client.message import Receipt
 from kourou.core.errors import KourouError, OutcomeUnknown
 
@@ -49,6 +50,9 @@ class Receipts(Sequence[Receipt]):
 
 
 def make_receipt(topic: str, stored: Stored, number: int) -> Receipt:
+    recall_handle = None
+    if stored.dues is not None:
+        recall_handle = format_recall(stored.broker, stored.log_offset, number, stored.dues[number])
     return Receipt(
         stored.id(number),
         topic,
@@ -57,6 +61,7 @@ def make_receipt(topic: str, stored: Stored, number: int) -> Receipt:
         stored.offset + number,
         stored.store_ms,
         stored.duplicate,
+        recall_handle,
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
+from hmac import compare_digest
 from struct import Struct, error
 from typing import NamedTuple
 
@@ -74,7 +75,8 @@ class Handles:
 
     def _open(self, text: str, kind: int, form: Struct, wrong: type[KourouError]) -> tuple[int, ...]:
         body, name, mac = _split(text, kind, form, wrong)
-        if mac != blake2b(body, digest_size=HASH_SIZE, key=self._key).digest() or name != self._broker:
+        right = blake2b(body, digest_size=HASH_SIZE, key=self._key).digest()
+        if not compare_digest(mac, right) or name != self._broker:
             raise wrong("the handle was not made by this broker group")
         return form.unpack_from(body)
 
@@ -106,7 +108,7 @@ def _split(text: str, kind: int, form: Struct, wrong: type[KourouError]) -> tupl
         if len(text) > HANDLE_CHARACTERS_MAX:
             raise ValueError
         raw = urlsafe_b64decode(text.encode("ascii"))
-        if len(raw) < form.size + HASH_SIZE or raw[0] != kind:
+        if len(raw) < form.size + HASH_SIZE or raw[0] != kind or urlsafe_b64encode(raw).decode() != text:
             raise ValueError
     except (ValueError, error):
         raise wrong("the handle is not one that this cluster makes") from None

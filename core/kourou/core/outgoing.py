@@ -46,7 +46,7 @@ def seal_one(message: OutgoingMessage, queue: int) -> bytes:
         columns[Column.DUE_TIMES] = array("q", (message.due_ms or 0,))
     elif message.kind is TopicType.PRIORITY:
         columns[Column.PRIORITIES] = array("i", (message.priority or 0,))
-    elif message.group is not None:
+    elif message.group is not None and message.kind is TopicType.FIFO:
         columns[Column.GROUP_HASHES] = array("I", (frame.group_hash(message.group.encode()),))
     return seal(
         topic=topic,

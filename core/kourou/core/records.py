@@ -54,6 +54,24 @@ def decode_property(value: bytes) -> tuple[str, str]:
     return value[2 : 2 + size].decode(), value[2 + size :].decode()
 
 
+def readable_fields(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """The same as far as the block parses. Blocks of native producers are not looked into when they are stored, and one
+    that is malformed must not hold up those behind it."""
+    try:
+        yield from iterate_fields(block)
+    except FrameInvalid:
+        return
+
+
+def readable_text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def readable_property(value: bytes) -> tuple[str, str]:
+    size = int.from_bytes(value[:2], "little")
+    return value[2 : 2 + size].decode(errors="replace"), value[2 + size :].decode(errors="replace")
+
+
 def iterate_fields(block: bytes) -> Iterator[tuple[int, bytes]]:
     """(field, value) of a property block. Raises FrameInvalid when a size runs over its end."""
     at, end = 0, len(block)

@@ -67,6 +67,7 @@ class BrokerRoute:
     epoch: int
     master: Endpoint | None
     replicas: tuple[tuple[int, Endpoint], ...] = ()
+    official: Endpoint | None = None  # where the master serves the official API
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class TopicRoute:
                     "epoch": b.epoch,
                     "master": str(b.master) if b.master else None,
                     "replicas": [[number, str(address)] for number, address in b.replicas],
+                    "official": str(b.official) if b.official else None,
                 }
                 for b in self.brokers
             ],
@@ -114,6 +116,7 @@ class TopicRoute:
                         int(b["epoch"]),
                         parse_endpoint(b["master"]) if b["master"] else None,
                         tuple((int(number), parse_endpoint(address)) for number, address in b.get("replicas", [])),
+                        parse_endpoint(b["official"]) if b.get("official") else None,
                     )
                     for b in value["brokers"]
                 ),

@@ -49,6 +49,15 @@ class Code(IntEnum):
     REVOKE = 18  # (J) from the broker: let go of queues; the answer says they are let go
     SEEK = 19  # (J)
     PAUSE = 20  # (J)
+    RECEIVE = 21  # members of shared groups; ``core.deliveries`` has the layout
+    ACK = 22  # this one and those up to TRANSACTION_END: ``core.settling``
+    CHANGE_INVISIBLE = 23
+    BURY = 24
+    TRANSACTION_END = 25
+    TRANSACTION_LISTEN = 26  # (J)
+    TRANSACTION_CHECK = 27  # from the broker: a half message that nobody has decided on; (J) answer
+    RECALL = 28  # (J)
+    RECEIVE_CANCEL = 29  # one-way to the broker
     OFFSETS = 30  # (J)
     RESET = 31  # (J)
     LOOKUP = 32  # (J) request; the answer's body is a JSON head and frames
@@ -63,7 +72,15 @@ class Code(IntEnum):
     GROUP_DELETE = 61  # (J)
     GROUP_LIST = 62  # (J)
     GROUP_DESCRIBE = 63  # (J)
+    GROUP_UPDATE = 64  # (J)
+    GROUP_FILTER = 65  # (J)
     STATUS = 70  # (J)
+    DEAD_LETTERS = 80  # (J)
+    DEAD_LETTERS_REDRIVE = 81  # (J)
+    DEAD_LETTERS_PURGE = 82  # (J)
+    EXPLAIN = 83  # (J)
+    OFFICIAL_CALL = 90  # a call of the official API that reached a nameserver or proxy
+    OFFICIAL_COMMAND = 91  # one-way from the broker: a command for a client of the official API
 
 
 class Flag(IntEnum):

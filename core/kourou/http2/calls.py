@@ -112,6 +112,7 @@ class ServerCall:
                 for compressed, message in incoming.feed(data):
                     self.message(self._plain(message) if compressed else message)
             except GrpcError as failure:
+                self._abandon()
                 self.fail(failure.code, failure.text)
             else:
                 if ended:
@@ -349,7 +350,7 @@ class UnaryCall(ServerCall):
     def _answer(self, message: Any) -> None:
         outflow = self.connection.outflow
         stream_id = self.stream_id
-        if type(message) is not bytes:
+        if not isinstance(message, bytes):
             self.broken(TypeError(f"the handler answered {type(message).__name__}, not bytes"))
             return
         size = len(message)

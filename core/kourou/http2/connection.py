@@ -60,6 +60,7 @@ class Connection:
         self.closing = False
         self.fault = ""  # why it was ended, where the peer is to blame
         self.heard = False  # since the shell last looked
+        self.halted = False  # that was enough for one turn; ``receive(b"")`` in the next goes on
         self.control = control.Control(self)
         self._decoder = Decoder()
         self._memo: dict[bytes, Request] = {}
@@ -78,10 +79,13 @@ class Connection:
         if self._rest:
             data = self._rest + data
             self._rest = b""
+        self.halted = False
         try:
             at = self._frames(data, 0) if self.control.greeted else self.control.greet(data)
             if at < len(data):
                 self._rest = data[at:]
+            else:
+                self.halted = False
         except ConnectionFault as fault:
             self.fail(fault)
 
@@ -91,6 +95,7 @@ class Connection:
         last = end - frames.HEAD_BYTES
         limits_streams = self.engine.limits.streams_max
         message_max = self.engine.limits.message_bytes_max
+        calls_left = self.engine.limits.turn_calls
         while at <= last:
             word, flags, stream_id = HEAD.unpack_from(data, at)
             kind = word & 0xFF
@@ -122,10 +127,7 @@ class Connection:
                             found = self._read(block)
                         if found.simple and not self.control.draining:
                             self.last_stream_id = stream_id
-                            inflow = self.inflow
-                            inflow.window -= size + 5
-                            if inflow.window < inflow.low:
-                                inflow.replenish()
+                            self.inflow.received(size + 5)
                             self.engine.calls_started += 1
                             UnaryCall(self, stream_id, found, True).run(data[after + 14 : whole])
                         elif found.refusal is not None:
@@ -135,6 +137,10 @@ class Connection:
                             self._open(stream_id, found, ended=False)
                             self._data(stream_id, END_STREAM, data[after + 9 : whole])
                         at = whole
+                        calls_left -= 1
+                        if not calls_left:
+                            self.halted = True
+                            return at
                         continue
                 self._headers(stream_id, flags, data[body:after])
             elif kind == DATA:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from kourou.http2 import frames
@@ -27,7 +28,7 @@ class Control:
         self.greeted = False
         self.draining = False
         self.drained_to = STREAM_ID_LIMIT  # the last stream that is served
-        self._connection = connection
+        self._connection: Connection = weakref.proxy(connection)  # it owns us; a cycle would wait for the collector
         self._preface = False
         self._settings = Allowance(limits.settings_rate, now)
         self._pings = Allowance(limits.pings_rate, now)

@@ -50,7 +50,7 @@ class Deadlines(Generic[T]):
         """Those whose deadline has passed; they are in no longer."""
         items: list[T] = []
         ticks = self._ticks
-        while ticks and ticks[0] <= now_s * TICKS_PER_S:
+        while ticks and ticks[0] / TICKS_PER_S <= now_s:  # as it was armed, to the last bit
             items.extend(self._due.pop(heapq.heappop(ticks)))
         while ticks and not self._due[ticks[0]]:
             del self._due[heapq.heappop(ticks)]  # all have ended: nothing to wake up for

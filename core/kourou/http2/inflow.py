@@ -36,11 +36,11 @@ class Unanswered:
 class Inflow:
     """The receive side of one connection."""
 
-    __slots__ = ("_all", "_limits", "_out", "_reservable", "_reserved", "_waiting", "held", "low", "window")
+    __slots__ = ("_all", "_limits", "_low", "_out", "_reservable", "_reserved", "_waiting", "held", "window")
 
     def __init__(self, limits: Http2Limits, everyone: Unanswered, out: list[bytes | memoryview]) -> None:
         self.window = limits.connection_window_bytes  # that the peer may still send
-        self.low = limits.connection_window_bytes // 2  # ``replenish`` below it
+        self._low = limits.connection_window_bytes // 2  # to be given back below it
         self.held = 0
         self._limits = limits
         self._all = everyone
@@ -52,12 +52,12 @@ class Inflow:
     def received(self, size: int) -> None:
         """DATA came, padding and all."""
         self.window -= size
-        if self.window < self.low:
-            self.replenish()
+        if self.window < self._low:
+            if self.window < 0:
+                raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more data than the window allows")
+            self._replenish()
 
-    def replenish(self) -> None:
-        if self.window < 0:
-            raise ConnectionFault(frames.FLOW_CONTROL_ERROR, "more data than the window allows")
+    def _replenish(self) -> None:
         limits = self._limits
         if self.held <= limits.unanswered_bytes_max and (
             not self.held or self._all.size <= limits.unanswered_total_bytes_max
@@ -74,8 +74,8 @@ class Inflow:
         """The handler is done with it."""
         self.held -= size
         self._all.size -= size
-        if self.window < self.low:
-            self.replenish()
+        if self.window < self._low:
+            self._replenish()
 
     def reserve(self, incoming: Incoming, size: int) -> None:
         if self._reserved and self._reserved + size > self._reservable:

@@ -37,6 +37,8 @@ class Http2Limits:
     """Of one connection's unsent bytes. Beyond it the connection is cut off: its peer asks much and reads nothing."""
     turn_bytes: int = 1 * MIB
     """That a connection writes in one turn of the loop before the others have theirs."""
+    turn_calls: int = 256
+    """That a connection may begin in one turn of the loop: what a client sends in one go must not hold it for long."""
     handshake_timeout_s: float = 10.0
     """Until the first SETTINGS, TLS included."""
     idle_timeout_s: float = 1_800.0

@@ -37,10 +37,12 @@ class ServerProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._connection: Connection | None = None
         self._scheduled = False
+        self._halted = False
         now = owner.engine.now()
         self._made_s = self._heard_s = self._busy_s = now
         self._asked_s = 0.0  # when we asked whether somebody is there
         self._drain_s = 0.0  # when the drain began
+        self._closing_s = 0.0  # when it was first seen to be closing
         self._unsent = 0
         self._unsent_s = now
 
@@ -55,21 +57,41 @@ class ServerProtocol(asyncio.Protocol):
             secure=transport.get_extra_info("ssl_object") is not None,
             wake=self._wake,
         )
+        self._transport.set_write_buffer_limits(high=self._engine.limits.turn_bytes)
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         connection = self._connection
         assert connection is not None
         self._owner.bytes_received += len(data)
+        self._receive(connection, data)
+
+    def _receive(self, connection: Connection, data: bytes) -> None:
+        transport = self._transport
+        assert transport is not None
         self._scheduled = True  # calls need not ask for a turn of their own
         try:
             connection.receive(data)
         except NotHttp2:
-            self._not_http2(data)
+            self._not_http2(transport, data)
             return
         finally:
             self._scheduled = False
+        if connection.halted and not self._halted:
+            self._halted = True
+            transport.pause_reading()
+            self._loop.call_soon(self._go_on)
         self._flush()
+
+    def _go_on(self) -> None:
+        """Take more of what a client sent in one go, now that the others had their turn."""
+        self._halted = False
+        connection, transport = self._connection, self._transport
+        if connection is None or transport is None or transport.is_closing():
+            return
+        self._receive(connection, b"")
+        if not self._halted and not transport.is_closing():
+            transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False  # a client that stops sending has gone
@@ -89,7 +111,7 @@ class ServerProtocol(asyncio.Protocol):
         if connection is not None:
             connection.lost()
             connection.outflow.out.clear()
-        self._transport = None
+        self._connection = self._transport = None  # no cycle is left for the collector
         self._owner.closed(self)
 
     # ---- writing
@@ -106,7 +128,7 @@ class ServerProtocol(asyncio.Protocol):
 
     def _flush(self) -> None:
         connection, transport = self._connection, self._transport
-        if connection is None or transport is None:
+        if connection is None or transport is None or transport.is_closing():
             return
         outflow = connection.outflow
         if outflow.waiting:
@@ -130,20 +152,24 @@ class ServerProtocol(asyncio.Protocol):
         if unsent > self._engine.limits.output_bytes_max:
             self._cut_off("the peer reads too little of what it asks for")
 
-    def _not_http2(self, data: bytes) -> None:
-        assert self._transport is not None
+    def _not_http2(self, transport: asyncio.Transport, data: bytes) -> None:
         if _HTTP_1.match(data):
-            self._transport.write(reply.HTTP_1)
-        self._transport.close()
+            transport.write(reply.HTTP_1)
+        transport.close()
 
     # ---- what the server asks for
 
     def sweep(self, now: float) -> None:
-        """Called every second or so."""
+        """Called about once a second, or more often where there are few."""
         connection, transport = self._connection, self._transport
         if connection is None or transport is None:
             return
         limits = self._engine.limits
+        if transport.is_closing():  # what is written still waits to be read
+            self._closing_s = self._closing_s or now
+            if now - self._closing_s > limits.unsent_timeout_s:
+                transport.abort()
+            return
         if connection.heard:
             connection.heard = False
             self._heard_s = now
@@ -185,12 +211,14 @@ class ServerProtocol(asyncio.Protocol):
     def end(self) -> None:
         """End every call now, then close."""
         connection, transport = self._connection, self._transport
-        if connection is not None and transport is not None:
+        if connection is None or transport is None:
+            return
+        if connection.control.greeted:
             connection.control.drained()
             for call in list(connection.streams.values()):
                 call.shut_down()
-            connection.closing = True
-            self._flush()
+        connection.closing = True
+        self._flush()
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -20,8 +20,11 @@ from kourou.http2.protocol import ServerProtocol
 
 _BACKLOG: Final = 1024
 _ACCEPTS_A_TURN: Final = 64
-_SWEEP_S: Final = 1.0
+_SWEEP_S: Final = 0.1
+_SWEEPS_A_ROUND: Final = 10  # a tenth of the connections each time, so that ten thousand don't hold the loop
+_SWEEP_MIN: Final = 50
 _REST_S: Final = 0.5  # after the system has no file descriptor left
+_TLS_SHUTDOWN_S: Final = 1.0  # that the peer may take to say good-bye; nothing is lost if it doesn't
 _TLS_HANDSHAKE: Final = b"\x16"
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class Http2Server:
         self._ssl = ssl_context
         self._protocols: set[ServerProtocol] = set()
         self._peeking: dict[socket.socket, float] = {}  # accepted, first byte not there yet: until when
+        self._to_sweep: list[ServerProtocol] = []
         self._opening: set[asyncio.Task[Any]] = set()
         self._listeners: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -177,6 +181,7 @@ class Http2Server:
                 accepted,
                 ssl=context,
                 ssl_handshake_timeout=self.limits.handshake_timeout_s if context is not None else None,
+                ssl_shutdown_timeout=_TLS_SHUTDOWN_S if context is not None else None,
             )
         except (OSError, ssl.SSLError, asyncio.CancelledError):
             self.handshakes_failed += 1
@@ -205,8 +210,10 @@ class Http2Server:
     def _sweep(self) -> None:
         assert self._loop is not None
         now = self.engine.now()
-        for protocol in list(self._protocols):
-            protocol.sweep(now)
+        if not self._to_sweep:
+            self._to_sweep = list(self._protocols)
+        for _ in range(min(len(self._to_sweep), max(_SWEEP_MIN, len(self._protocols) // _SWEEPS_A_ROUND + 1))):
+            self._to_sweep.pop().sweep(now)
         for accepted, until_s in list(self._peeking.items()):
             if now > until_s:
                 self._drop(accepted)

@@ -42,7 +42,11 @@ def reload(context: ssl.SSLContext, certificate: str, key: str, *, password: str
 
 def self_signed(names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")) -> ssl.SSLContext:
     """With a new certificate, whose key never was in a file that stays."""
-    certificate, key = make_certificate(names)
+    return from_pem(*make_certificate(names))
+
+
+def from_pem(certificate: bytes, key: bytes) -> ssl.SSLContext:
+    """From PEM in memory."""
     context = _context()
     with tempfile.TemporaryDirectory(prefix="kourou-") as folder:  # ssl loads from files alone
         certificate_path, key_path = os.path.join(folder, "certificate.pem"), os.path.join(folder, "key.pem")

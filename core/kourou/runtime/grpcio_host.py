@@ -245,12 +245,19 @@ class _Stream(_Call):
         """While the handler runs; in the end all that it has sent is written."""
         writer = asyncio.get_running_loop().create_task(self._write())
         try:
-            yield
-            self._ended = True
-            self._more.set()
-            await writer
+            try:
+                yield
+            except Exception:
+                await self._written(writer)  # the status comes after the messages
+                raise
+            await self._written(writer)
         finally:
             writer.cancel()
+
+    async def _written(self, writer: asyncio.Task[None]) -> None:
+        self._ended = True
+        self._more.set()
+        await writer
 
     async def _write(self) -> None:
         while True:

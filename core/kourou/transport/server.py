@@ -31,6 +31,7 @@ from kourou.core.wire import Code, Flag, FrameReader, WireMessage
 Handler = Callable[["Peer", WireMessage], Awaitable[None] | None]
 Part = bytes | bytearray | memoryview
 
+LAST_WORDS = frozenset({Code.COMMIT, Code.ACK, Code.CHANGE_INVISIBLE})  # still taken while the server shuts down
 _ANSWER = int(Flag.ANSWER)
 _ONE_WAY = int(Flag.ONE_WAY)
 
@@ -119,6 +120,9 @@ class Peer(asyncio.BufferedProtocol):
         self.push(code, parts=(wire.encode_json(value),))
 
     def request_json(self, code: int, value: object) -> asyncio.Future[WireMessage]:
+        return self.request(code, parts=(wire.encode_json(value),))
+
+    def request(self, code: int, *, header: bytes = b"", parts: Iterable[Part] = ()) -> asyncio.Future[WireMessage]:
         """Ask the client something; the future ends with its answer, or NotConnected when the connection ends first."""
         opaque = next(self._opaque)
         future: asyncio.Future[WireMessage] = asyncio.get_running_loop().create_future()
@@ -126,7 +130,7 @@ class Peer(asyncio.BufferedProtocol):
             future.set_exception(NotConnected("the connection has ended"))
             return future
         self._asked[opaque] = future
-        self._send(code, opaque, 0, b"", [wire.encode_json(value)])
+        self._send(code, opaque, 0, header, list(parts))
         return future
 
     def on_close(self, callback: Callable[[Peer], None]) -> None:
@@ -267,7 +271,7 @@ class Peer(asyncio.BufferedProtocol):
                     f"{Code(message.code).name if known else f'code {message.code}'} is not served by a "
                     f"{self._server.identity.role}"
                 )
-            if self._server.draining and message.code != Code.COMMIT:
+            if self._server.draining and message.code not in LAST_WORDS:
                 raise ShuttingDown("the server is shutting down; reconnect")
             pending = handler(self, message)
         except KourouError as failure:

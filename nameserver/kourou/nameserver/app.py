@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.core import Metric
 
+from kourou.app.official import OfficialApi
+from kourou.app.tunnel import ClusterTunnel
+from kourou.client.cluster import Cluster
 from kourou.core.errors import BadRequest
 from kourou.core.names import check_broker
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
 from kourou.core.wire import Code, WireMessage
-from kourou.nameserver.edge.registration import RegistrationService
+from kourou.gateway.remote import RemoteGateway
+from kourou.nameserver.edge.registration import RegistrationService, registration_methods
 from kourou.nameserver.edge.routes import RouteHandlers
 from kourou.nameserver.table import RouteTable
-from kourou.proto.v1 import nameserver_pb2_grpc
 from kourou.runtime import gc_tame
 from kourou.runtime.clock import SystemClock
-from kourou.runtime.grpc_server import GrpcServer
 from kourou.runtime.metrics import Family, Metrics
 from kourou.runtime.process import Ready, bound, http_pages, serve
 from kourou.runtime.tasks import Periodic
@@ -29,13 +32,18 @@ from kourou.transport.server import DataPlaneServer, Peer, ServerIdentity, Serve
 TICK_S = 0.25
 COLLECT_S = 10.0
 CONFLICTS_SHOWN = 100
+REPORT_BYTES_MAX = 64 * 1024 * 1024  # a report of a hundred thousand topics
 
 
 @dataclass(frozen=True, slots=True)
 class NameserverOptions:
     host: str = "127.0.0.1"  # there is no authentication yet, so nothing else is bound unless told to
     port: int = 9876  # data plane, for native clients
-    grpc_port: int = 9877  # registration of brokers
+    grpc_port: int = 9877  # registration of brokers, and the official API: an access point
+    grpc_engine: str = "http2"  # our own; or grpcio
+    tls: str = "permissive"  # of the official API; permissive: TLS and plaintext, required, off
+    tls_certificate: Path | None = None  # PEM, with its chain; none: one is made at start
+    tls_key: Path | None = None
     http_port: int = 0  # /metrics, /healthz, /readyz
     cluster: str = "kourou"
     auto_create: bool = False  # tell clients to create missing topics
@@ -64,7 +72,8 @@ class NameserverProcess:
         self._routes = RouteHandlers(self._table, clock=self._clock)
         self._tasks = Periodic(log, on_bug=self._fail)
         self._serving = False
-        self._grpc = GrpcServer(serving=lambda: self._serving)
+        self._official: OfficialApi | None = None
+        self._tunnel: ClusterTunnel | None = None
         self._server = DataPlaneServer(
             {**self._routes.handlers(), Code.STATUS: self._status},
             identity=ServerIdentity("nameserver", f"nameserver-{options.port}", options.cluster, VERSION),
@@ -86,8 +95,24 @@ class NameserverProcess:
         service = RegistrationService(
             self._table, name=str(data), clock=self._clock, log=self._log, changed=self._routes.push_changes
         )
-        nameserver_pb2_grpc.add_NameserverServicer_to_server(service, self._grpc.grpc)
-        registration = await bound("gRPC", Endpoint(host, options.grpc_port), self._grpc.listen(host, options.grpc_port))
+        self._tunnel = ClusterTunnel(Cluster((_dialled(data),), client_id=f"{data}-gateway"), proxied=False)
+        gateway = RemoteGateway(self._tunnel, clock=self._clock, log=self._log)
+        self._tunnel.on_command, self._tunnel.on_back = gateway.command, gateway.broker_back
+        self._official = OfficialApi(
+            {**registration_methods(service), **gateway.methods()},
+            engine=options.grpc_engine,
+            tls_mode=options.tls,
+            certificate=options.tls_certificate,
+            key=options.tls_key,
+            connections=options.max_connections,
+            message_bytes_max=REPORT_BYTES_MAX,
+            serving=lambda: self._serving,
+            log=self._log,
+        )
+        listening = self._official.listen(host, options.grpc_port)
+        registration = await bound("gRPC", Endpoint(host, options.grpc_port), listening)
+        self._tasks.every(5.0, "clients", gateway.expire)
+        self._tasks.every(1.0, "brokers", self._tunnel.keep)
         http = await bound("HTTP", Endpoint(host, options.http_port), self._http.listen(host, options.http_port))
         self._tasks.every(TICK_S, "expire", self._tick)
         self._tasks.every(COLLECT_S, "collect", gc_tame.collect)
@@ -102,7 +127,10 @@ class NameserverProcess:
         self._serving = False
         await self._tasks.stop()
         await self._server.close()
-        await self._grpc.close()
+        if self._official is not None:
+            await self._official.close()
+        if self._tunnel is not None:
+            await self._tunnel.close()
         await self._http.close()
 
     def _status(self, peer: Peer, message: WireMessage) -> None:
@@ -132,6 +160,12 @@ class NameserverProcess:
         yield family.gauge("kourou_route_version", "Version of the route table", self._table.version)
         yield family.gauge("kourou_route_watchers", "Connections that are told of changes", self._routes.watchers)
         yield family.gauge("kourou_topics_in_conflict", "Topics that brokers define differently", len(self._table.conflicts))
+
+
+def _dialled(bound_to: Endpoint) -> Endpoint:
+    """How this process reaches its own data plane."""
+    wildcards = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  not bound, dialled
+    return Endpoint(wildcards.get(bound_to.host, bound_to.host), bound_to.port)
 
 
 async def run(options: NameserverOptions, *, log: Any, ready: Ready) -> None:

@@ -21,15 +21,16 @@ more queues. Differences other than the time of creation (each broker has its ow
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kourou.core.advertise import resolve
 from kourou.core.errors import Fenced, LimitExceeded
-from kourou.core.route import BrokerRoute, Endpoint, Placement, TopicRoute, TopicType
+from kourou.core.route import BrokerRoute, Endpoint, Placement, TopicRoute, TopicType, parse_endpoint
 
 CLAIM_MS = 3_000
 ADDRESS_MS = 10_000
 FORGET_MS = 3_600_000
+DEAD_LETTERS = "%DLQ%"
 BROKERS_MAX = 4_096  # remembered at a time
 
 BrokerKey = tuple[str, int]  # group name, broker id
@@ -55,6 +56,8 @@ class BrokerReport:
     port: int
     version: str
     topics: tuple[TopicDefinition, ...]
+    official_port: int = 0  # of the official API; 0: not served
+    official_advertised: str = "auto"
 
 
 @dataclass(slots=True)
@@ -190,6 +193,7 @@ class RouteTable:
                     master.report.epoch if master is not None else 0,
                     self._address(master, dialled) if master is not None else None,
                     replicas,
+                    self._official(master, dialled) if master is not None else None,
                 )
             )
         return TopicRoute(topic, definition.type, self.version, tuple(brokers))
@@ -230,6 +234,16 @@ class RouteTable:
     def _address(known: _Known, dialled: str) -> Endpoint:
         return resolve(known.report.advertised, port=known.report.port, source=known.source, dialled=dialled)
 
+    @staticmethod
+    def _official(known: _Known, dialled: str) -> Endpoint | None:
+        """Where the official API of a broker is reached: where its data plane is, unless it says otherwise."""
+        report = known.report
+        if not report.official_port:
+            return None
+        if report.official_advertised == "auto" and report.advertised != "auto":
+            return Endpoint(parse_endpoint(report.advertised, default_port=report.port).host, report.official_port)
+        return resolve(report.official_advertised, port=report.official_port, source=known.source, dialled=dialled)
+
     def _touch_broker(self, broker: str) -> None:
         self.version += 1
         self._brokers_changed = True
@@ -251,8 +265,11 @@ class RouteTable:
             self._redefine(name, holders.values())
 
     def _redefine(self, name: str, found: Iterable[TopicDefinition]) -> None:
+        found = list(found)
         best = max(found, key=_rank, default=None)
-        if any((other.type, other.placement) != (best.type, best.placement) for other in found if best is not None):
+        if best is not None and name.startswith(DEAD_LETTERS) and len(found) > 1:
+            best = _united(best, found)  # each broker makes it when it has a dead letter, for itself alone
+        elif any((other.type, other.placement) != (best.type, best.placement) for other in found if best is not None):
             self._conflicts.add(name)
         else:
             self._conflicts.discard(name)
@@ -273,10 +290,20 @@ class RouteTable:
             self._placed.setdefault(place.broker, set()).add(name)
 
 
+def _united(best: TopicDefinition, found: list[TopicDefinition]) -> TopicDefinition:
+    """A topic that each broker defines for itself: the queues of all of them."""
+    queues: dict[str, int] = {}
+    for definition in found:
+        for place in definition.placement:
+            queues[place.broker] = max(queues.get(place.broker, 0), place.queues)
+    return replace(best, placement=tuple(Placement(broker, count) for broker, count in sorted(queues.items())))
+
+
 def _identity(known: _Known) -> tuple[object, ...]:
     """What routes are made of: when it differs, watchers are told."""
     report = known.report
-    return (report.epoch, report.master, report.advertised, report.port, report.version, known.source)
+    official = (report.official_port, report.official_advertised)
+    return (report.epoch, report.master, report.advertised, report.port, report.version, known.source, official)
 
 
 def _rank(topic: TopicDefinition) -> tuple[int, int, str, tuple[tuple[str, int], ...]]:

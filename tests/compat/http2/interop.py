@@ -50,9 +50,7 @@ def _messages() -> dict[str, Any]:
                 message.field.add(name=field, number=number, label=label, type=kind)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"interop.{name}")) for name in _FIELDS
-    }
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"interop.{name}")) for name in _FIELDS}
 
 
 _CLASSES = _messages()

@@ -21,7 +21,7 @@ fi
 mkdir -p "$cache"
 (cd "$here/tools" && go build -o "$cache/" github.com/summerwind/h2spec/cmd/h2spec google.golang.org/grpc/interop/client)
 
-coproc server { PYTHONPATH=$root/core:$root/proto exec "$python" "$here/serve.py" "$cache/certificate.pem"; }
+coproc server { PYTHONPATH=$root:$root/core:$root/proto exec "$python" "$here/serve.py" "$cache/certificate.pem"; }
 server_id=$server_PID
 trap 'kill "$server_id" 2>/dev/null || true' EXIT
 read -r port <&"${server[0]}"

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import uvloop
-from interop import SERVICE
 
 from kourou.http2 import tls
 from kourou.http2.server import Http2Server
+from tests.compat.http2.interop import SERVICE
 
 
 async def main(certificate_path: Path) -> None:

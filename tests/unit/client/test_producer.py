@@ -120,7 +120,7 @@ async def test_no_answer_until_the_deadline_is_unknown() -> None:
     async with FakeServer() as server:
         server.add_topic("t")
         server.script += [Action.HOLD]
-        async with Client(server.address) as client, client.producer(deadline_s=0.2) as producer:
+        async with Client(server.address) as client, client.producer(deadline_s=1.0) as producer:
             with pytest.raises(OutcomeUnknown):
                 await producer.send("t", b"x")
             assert (await producer.send("t", b"y")).offset == 1
@@ -196,7 +196,7 @@ async def test_post_and_flush_collect_failures() -> None:
     async with FakeServer() as server:
         server.add_topic("t")
         server.script += [FrameInvalid("bad"), Action.HOLD]
-        async with Client(server.address) as client, client.producer(deadline_s=0.3) as producer:
+        async with Client(server.address) as client, client.producer(deadline_s=1.0) as producer:
             await producer.post("t", b"x")
             with pytest.raises(SendFailed, match="1 messages to t failed") as caught:
                 await producer.flush()

@@ -126,7 +126,7 @@ class Peer:
         answer = self.answers.setdefault(stream_id, Answer())
         if kind == frames.HEADERS:
             assert not answer.ended
-            answer.headers.update(dict(self._decoder.decode(payload)))
+            answer.headers.update((str(name), str(value)) for name, value in self._decoder.decode(payload))
         elif kind == frames.DATA:
             assert not answer.ended
             answer.data += payload

@@ -10,6 +10,7 @@ from kourou.core import fields, wire
 from kourou.core.errors import BadRequest
 from kourou.core.limits import QUEUES_PER_TOPIC_MAX
 from kourou.core.names import check_broker, check_group, check_topic
+from kourou.core.retry import RetryPolicy
 from kourou.core.route import GroupShape, Placement, TopicType
 from kourou.core.wire import Code, WireMessage
 from kourou.transport.server import Handler, Peer
@@ -67,6 +68,7 @@ class AdminHandlers:
             fifo=fields.flag(value, "fifo", False),
             max_attempts=fields.number(value, "max_attempts", 16, low=1, high=ATTEMPTS_MAX),
             automatic=fields.flag(value, "auto", False),
+            retry=RetryPolicy.from_json(value["retry"]) if value.get("retry") is not None else None,
         )
         peer.reply_json(message, {"created": created})
 

@@ -6,7 +6,7 @@ from struct import Struct
 
 from kourou.broker.services.lookup import LIMIT_MAX, LookupService
 from kourou.broker.services.positions import PositionService, parse_start
-from kourou.broker.services.subscriptions import SubscriptionService
+from kourou.broker.services.resets import Resets
 from kourou.core import fields, wire
 from kourou.core.errors import BadRequest
 from kourou.core.names import check_group, check_topic
@@ -18,10 +18,10 @@ QUEUES_MAX = 100_000
 
 
 class QueryHandlers:
-    def __init__(self, positions: PositionService, lookup: LookupService, subscriptions: SubscriptionService) -> None:
+    def __init__(self, positions: PositionService, lookup: LookupService, resets: Resets) -> None:
         self._positions = positions
         self._lookup = lookup
-        self._subscriptions = subscriptions
+        self._resets = resets
 
     def table(self) -> dict[int, Handler]:
         return {Code.OFFSETS: self.offsets, Code.RESET: self.reset, Code.LOOKUP: self.lookup}
@@ -45,7 +45,7 @@ class QueryHandlers:
         value = wire.decode_json(message.body, what="RESET")
         group, topic = check_group(value.get("group")), check_topic(value.get("topic"))
         queues = fields.numbers(value, "queues", count_max=QUEUES_MAX)
-        moves = await self._subscriptions.reset(group, topic, queues, parse_start(value, "to"))
+        moves = await self._resets.reset(group, topic, queues, parse_start(value, "to"))
         peer.reply_json(message, {"queues": [{"queue": queue, "from": old, "to": to} for queue, old, to in moves]})
 
     async def lookup(self, peer: Peer, message: WireMessage) -> None:

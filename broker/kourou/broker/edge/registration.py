@@ -45,6 +45,7 @@ class Registrar:
         self._versions = dict.fromkeys(nameservers, 0)
         self._changed: dict[Endpoint, asyncio.Event] = {endpoint: asyncio.Event() for endpoint in nameservers}
         self._tasks: list[asyncio.Task[None]] = []
+        self._names: dict[Endpoint, str] = {}  # how those that have answered call themselves
         self._registered = asyncio.Event()
 
     def start(self) -> None:
@@ -64,6 +65,15 @@ class Registrar:
     def versions(self) -> dict[Endpoint, int]:
         """The version of each nameserver's route table, as it last answered; 0 while it is away."""
         return dict(self._versions)
+
+    def data_planes(self) -> tuple[Endpoint, ...]:
+        """Where the nameservers that have answered serve native clients: on the host that we dial, at their own port."""
+        found: list[Endpoint] = []
+        for endpoint, name in self._names.items():
+            port = name.rpartition(":")[2]
+            if port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+                found.append(Endpoint(endpoint.host, int(port)))
+        return tuple(found)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -128,4 +138,5 @@ class Registrar:
         if not self._versions[endpoint]:
             self._log.info("registered", nameserver=str(endpoint), name=answer.nameserver, version=answer.version)
         self._versions[endpoint] = answer.version
+        self._names[endpoint] = answer.nameserver
         self._registered.set()

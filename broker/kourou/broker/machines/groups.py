@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kourou.broker.machines.projection import decode_items, digest_of, encode_slices
-from kourou.core.errors import AlreadyExists, GroupNotFound, GroupShapeMismatch, LimitExceeded
+from kourou.core.errors import AlreadyExists, GroupNotFound, GroupShapeMismatch, LimitExceeded, TopicTypeMismatch
 from kourou.core.retry import RetryPolicy
 from kourou.core.route import GroupShape
 
@@ -25,6 +25,8 @@ class Group:
     max_attempts: int  # deliveries of a message before it is a dead letter; shared groups only
     created_ms: int
     retry: RetryPolicy = RETRY_DEFAULT
+    bound: str = ""  # the lite topic that its members subscribe to parts of; "" for other groups
+    exclusive: bool = False  # of a lite topic's part there is one subscriber at a time
     filters: tuple[tuple[str, str, str], ...] = ()  # (topic, kind, expression) that hold whatever members ask for
 
 
@@ -94,6 +96,7 @@ class GroupRegistry:
         fifo: bool | None = None,
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
+        exclusive: bool | None = None,
     ) -> list[Record]:
         """Change what is given of a group that exists."""
         old = self.get(name)
@@ -102,8 +105,16 @@ class GroupRegistry:
             fifo=old.fifo if fifo is None else fifo,
             max_attempts=old.max_attempts if max_attempts is None else max_attempts,
             retry=old.retry if retry is None else retry,
+            exclusive=old.exclusive if exclusive is None else exclusive,
         )
         return [_record(new)] if new != old else []
+
+    def bind(self, name: str, topic: str) -> list[Record]:
+        """A group begins to subscribe to parts of a lite topic; one that does so elsewhere is refused."""
+        old = self.get(name)
+        if old.bound and old.bound != topic:
+            raise TopicTypeMismatch(f"group {name} is bound to lite topic {old.bound}, not {topic}")
+        return [_record(replace(old, bound=topic))] if not old.bound else []
 
     def set_filter(self, name: str, topic: str, wanted: tuple[str, str] | None) -> list[Record]:
         """What a group gets of a topic, whatever its members ask for: (kind, expression). None: what they agree on."""
@@ -135,6 +146,8 @@ class GroupRegistry:
             record["max_attempts"],
             record["ms"],
             RetryPolicy.from_json(record.get("retry")),
+            record.get("bound", ""),
+            record.get("exclusive", False),
             tuple((topic, kind, text) for topic, kind, text in record.get("filters", ())),
         )
 
@@ -165,6 +178,10 @@ def _record(group: Group) -> Record:
     }
     if group.retry != RETRY_DEFAULT:
         record["retry"] = group.retry.to_json()
+    if group.bound:
+        record["bound"] = group.bound
+    if group.exclusive:
+        record["exclusive"] = True
     if group.filters:
         record["filters"] = [list(entry) for entry in group.filters]
     return record

@@ -129,6 +129,10 @@ class QueueLedger:
         """Every message of a group that is open or parked."""
         return {*self._by_group.get(group, ()), *self._parked_by_group.get(group, ())}
 
+    def below(self, offset: int) -> list[int]:
+        """What is not settled and lies below a queue offset."""
+        return sorted([o for o in self.open if o < offset] + [o for o in self.parked if o < offset])
+
     def live(self, offset: int, serial: int) -> Lease | None:
         """The lease that a handle names, unless it is out of date."""
         lease = self.open.get(offset)
@@ -171,13 +175,15 @@ class QueueLedger:
         if not keep_serial:
             self.serial = self.serial + 1 & 0xFFFFFFFF
         serial = lease.serial if keep_serial else self.serial
-        self._put(offset, Lease(lease.attempt - uncounted, due_ms, serial, lease.group))
+        self._put(offset, Lease(max(0, lease.attempt - uncounted), due_ms, serial, lease.group))
 
     def settled(self, offset: int) -> None:
-        """Acknowledged, or moved to the dead letters."""
+        """Acknowledged, moved to the dead letters, or taken by retention (the one way in which a parked one is)."""
         self._writable()
         lease = self.open.pop(offset, None)
         if lease is None:
+            if offset in self.parked:
+                self._unpark(offset, self.parked[offset])
             return
         self.ripe.discard(offset)
         self.dying.discard(offset)

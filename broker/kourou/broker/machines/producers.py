@@ -7,8 +7,6 @@ refused, because nobody can tell any more; anything else is new.
 Windows are dropped after EXPIRE_MS of log time without a frame and, least recently used first, beyond ``producers_max``.
 Both are decided by the frames alone, so every replica drops the same ones. A window that was captured for a snapshot is
 copied before its next change.
-
-``Refusals`` is the other half of order: what must not overtake a frame that was refused.
 """
 
 from __future__ import annotations
@@ -17,13 +15,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from kourou.broker.machines.projection import decode_items, digest_of, encode_slices
-from kourou.core.errors import FrameInvalid, PredecessorRefused, SequenceExpired, TooManyRequests
+from kourou.core.errors import FrameInvalid, SequenceExpired
 from kourou.core.limits import PRODUCER_WINDOW
 
 PRODUCERS_MAX = 20_000
 EXPIRE_MS = 7 * 86_400_000
 DROPPED_AT_ONCE_MAX = 64  # so that the first new producer after a quiet week does not hold the loop
-REFUSALS_MAX = 4_096
 
 
 class Stored(NamedTuple):
@@ -138,54 +135,3 @@ def _items(producers: Iterable[int], windows: Iterable[_Window]) -> Iterator[Any
     """[producer, highest sequence, store ms, [[sequence, *result], ...]], least recently used first."""
     for producer, window in zip(producers, windows, strict=True):
         yield [producer, window.highest, window.store_ms, [[s, *window.results[s]] for s in sorted(window.results)]]
-
-
-class Refusals:
-    """What must not overtake a refused frame. One for each connection, gone with it; never durable.
-
-    The rule. When frame s of a producer is refused for a queue, that producer's frames for that queue with a sequence
-    from s + 1 to s + WINDOW - 1 are refused too (PredecessorRefused). The hold ends when the connection brings, for that
-    producer and queue, either s itself again (identical bytes) or any sequence >= s + WINDOW (the refused records sealed
-    anew). Frames below s pass and change nothing. A frame that the producer's window knows is answered as a duplicate
-    before this is asked: it has its place already.
-
-    Why it keeps order. A client has fewer than WINDOW sequences between its oldest unresolved frame and its newest, and s
-    is unresolved until the client reads its refusal. So whatever it sent without knowing of the refusal lies in the held
-    range, and whatever it sends outside of the range it sent knowingly. A connection delivers in order: all that was sent
-    unknowingly has come, and was refused, before the frame that ends the hold. From there the client goes through its
-    refused frames of that queue in their old order; each sequence is again held or free by the same rule.
-
-    Why it may end with the connection. All that is unresolved is then sent again on the next one in the order of its
-    sequences, s before its successors; what still comes out of the old connection meets the old hold.
-
-    Bounded: beyond ``refusals_max`` held queues ``refused`` raises TooManyRequests and the connection must be closed, which
-    is safe for the reason above.
-    """
-
-    def __init__(self, *, refusals_max: int = REFUSALS_MAX) -> None:
-        self._held: dict[tuple[int, int], int] = {}  # producer, queue key -> s
-        self._refusals_max = refusals_max
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def check(self, producer_id: int, queue_key: int, sequence: int) -> None:
-        """A frame comes that the window calls new. Raises PredecessorRefused; else it may be stored (or be refused anew)."""
-        place = (producer_id, queue_key)
-        refused = self._held.get(place)
-        if refused is None or sequence < refused:
-            return
-        if refused < sequence < refused + PRODUCER_WINDOW:
-            raise PredecessorRefused(
-                f"sequence {refused} of this producer and queue was refused and {sequence} would overtake it; "
-                f"send {refused} again, or go on at sequence {refused + PRODUCER_WINDOW} or higher"
-            )
-        del self._held[place]
-
-    def refused(self, producer_id: int, queue_key: int, sequence: int) -> None:
-        """A frame was refused, for whatever reason but PredecessorRefused. Of several the lowest sequence counts."""
-        place = (producer_id, queue_key)
-        held = self._held.get(place)
-        if held is None and len(self._held) >= self._refusals_max:
-            raise TooManyRequests(f"refused frames of {self._refusals_max} queues wait to be sent again on this connection")
-        self._held[place] = sequence if held is None else min(held, sequence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kourou.broker.machines.groups import Group
@@ -13,6 +13,7 @@ from kourou.broker.services.state import BrokerState
 from kourou.broker.services.subscriptions import SubscriptionService
 from kourou.core.clock import Clock
 from kourou.core.errors import NotSupported
+from kourou.core.retry import RetryPolicy
 from kourou.core.route import GroupShape, Placement, TopicType
 
 
@@ -33,8 +34,11 @@ class AdminService:
         self._subscriptions = subscriptions
         self._clock = clock
         self._auto_create = auto_create
+        self.shared_members: Callable[[str], Mapping[tuple[str, int], tuple[str, str]]] = lambda group: {}
         self._listeners: list[Callable[[], None]] = []
+        self._changed_listeners: list[Callable[[str], None]] = []
         self._topic_listeners: list[Callable[[str], None]] = []
+        self._group_listeners: list[Callable[[str], None]] = []
 
     def on_topics_changed(self, listener: Callable[[], None]) -> None:
         """Call back after each confirmed change of a definition: nameservers must hear of it."""
@@ -84,15 +88,55 @@ class AdminService:
         return {**topic_json(topic), "incarnation": topic.incarnation, "queues": queues}
 
     async def create_group(
-        self, name: str, shape: GroupShape | None, *, fifo: bool, max_attempts: int, automatic: bool
+        self,
+        name: str,
+        shape: GroupShape | None,
+        *,
+        fifo: bool,
+        max_attempts: int,
+        automatic: bool,
+        retry: RetryPolicy | None = None,
     ) -> bool:
         if automatic and not self._auto_create:
             raise NotSupported(f"group {name} does not exist and automatic creation is switched off; create it first")
         records = self._state.groups.create(
-            name, shape=shape, fifo=fifo, max_attempts=max_attempts, now_ms=self._clock.wall_ms()
+            name, shape=shape, fifo=fifo, max_attempts=max_attempts, now_ms=self._clock.wall_ms(), retry=retry
         )
         await self._journal.write(records)
         return bool(records)
+
+    async def update_group(
+        self,
+        name: str,
+        *,
+        fifo: bool | None,
+        max_attempts: int | None,
+        retry: RetryPolicy | None,
+        exclusive: bool | None,
+    ) -> bool:
+        """Change what is given; whether anything was different."""
+        records = self._state.groups.update(name, fifo=fifo, max_attempts=max_attempts, retry=retry, exclusive=exclusive)
+        await self._journal.write(records)
+        if records:
+            self._group_changed(name)
+        return bool(records)
+
+    async def set_filter(self, name: str, topic: str, wanted: tuple[str, str] | None) -> bool:
+        """What a group's members get of a topic, whatever they ask for; None: what they agree on."""
+        self._state.topics.get(topic)
+        records = self._state.groups.set_filter(name, topic, wanted)
+        await self._journal.write(records)
+        if records:
+            self._group_changed(name)
+        return bool(records)
+
+    def on_group_changed(self, listener: Callable[[str], None]) -> None:
+        """Call back after each confirmed change of a group, told which it was."""
+        self._changed_listeners.append(listener)
+
+    def _group_changed(self, name: str) -> None:
+        for told in self._changed_listeners:
+            told(name)
 
     async def delete_group(self, name: str) -> bool:
         if self._state.groups.find(name) is None:
@@ -100,7 +144,13 @@ class AdminService:
         for subscription, _ in self._subscriptions.members_of(name):
             self._subscriptions.unsubscribe(subscription.number, reason=f"group {name} was deleted")
         await self._journal.write(self._state.groups.delete(name))
+        for told in self._group_listeners:
+            told(name)
         return True
+
+    def on_group_deleted(self, listener: Callable[[str], None]) -> None:
+        """Call back after a group was deleted."""
+        self._group_listeners.append(listener)
 
     def groups(self) -> list[dict[str, Any]]:
         return [group_json(group) for group in self._state.groups.all()]
@@ -122,6 +172,8 @@ class AdminService:
                     "queues": sorted(subscription.cursors),
                 }
             )
+        if group.shape is GroupShape.SHARED:
+            return {**group_json(group), "members": self._shared_members(name), "queues": self._shared_queues(name)}
         incarnations = {topic.incarnation: topic for topic in self._state.topics.all()}
         topics |= {incarnations[i].name for i in self._state.offsets.topics_of(name) if i in incarnations}
         queues = []
@@ -144,6 +196,42 @@ class AdminService:
                 )
         return {**group_json(group), "members": members, "queues": queues}
 
+    def _shared_members(self, name: str) -> list[dict[str, Any]]:
+        incarnations = {topic.incarnation: topic.name for topic in self._state.topics.all()}
+        return [
+            {
+                "member": client,
+                "client": client,
+                "remote": "",
+                "topic": incarnations.get(incarnation, ""),
+                "mode": "shared",
+                "tags": None if wanted == ("tag", "*") else [wanted[1]],
+                "queues": [],
+            }
+            for (client, incarnation), wanted in sorted(self.shared_members(name).items())
+        ]
+
+    def _shared_queues(self, name: str) -> list[dict[str, Any]]:
+        """Of each queue what is ready (never handed out), in flight, and waits for its message group."""
+        queues: list[dict[str, Any]] = []
+        for topic in self._state.topics.all():
+            for queue, ledger in sorted(self._state.shared.of(name, topic.incarnation).items()):
+                low, high = self._positions.bounds(topic.incarnation << 32 | queue)
+                ready = high - max(low, ledger.next) + len(ledger.parked)
+                queues.append(
+                    {
+                        "topic": topic.name,
+                        "queue": queue,
+                        "min": low,
+                        "max": high,
+                        "committed": ledger.floor,
+                        "ready": ready,
+                        "inflight": len(ledger.open),
+                        "lag": ready + len(ledger.open),
+                    }
+                )
+        return queues
+
 
 def topic_json(topic: Topic) -> dict[str, Any]:
     return {
@@ -155,10 +243,14 @@ def topic_json(topic: Topic) -> dict[str, Any]:
 
 
 def group_json(group: Group) -> dict[str, Any]:
-    return {
+    value: dict[str, Any] = {
         "group": group.name,
         "shape": group.shape.value if group.shape is not None else None,
         "fifo": group.fifo,
         "max_attempts": group.max_attempts,
+        "retry": group.retry.to_json(),
         "created_ms": group.created_ms,
     }
+    if group.filters:
+        value["filters"] = [{"topic": topic, "kind": kind, "expression": text} for topic, kind, text in group.filters]
+    return value

@@ -17,7 +17,7 @@ from kourou.broker.services.moves import Move, Mover
 from kourou.broker.services.records import RecordReader
 from kourou.broker.services.state import BrokerState
 from kourou.core.clock import Clock
-from kourou.core.errors import InvalidReceiptHandle, KourouError
+from kourou.core.errors import InvalidReceiptHandle, KourouError, MessageNotFound
 from kourou.core.handles import Receipt
 from kourou.core.records import Field, encode_field, encode_property
 from kourou.core.route import Placement, TopicType
@@ -84,6 +84,11 @@ class DeadLetters:
                     break
                 except InvalidReceiptHandle:
                     break  # settled, reset or deleted meanwhile
+                except MessageNotFound:  # retention has taken it
+                    record = {"t": "ack", "g": group, "i": incarnation, "e": [(queue, [offset])]}
+                    self._journal.submit_applied(record, lambda failure: None)
+                    self._on_settled(group, incarnation, queue)
+                    break
                 except KourouError as failure:
                     self._log.warning("dead_letter_not_stored", group=group, queue_offset=offset, reason=str(failure))
                     await asyncio.sleep(RETRY_S)
@@ -104,8 +109,11 @@ class DeadLetters:
             ledger.dying.discard(receipt.queue_offset)
 
     async def _bury_one(self, group: str, incarnation: int, queue: int, offset: int, reason: str) -> None:
+        if not self._is_open(group, incarnation, queue, offset):
+            raise InvalidReceiptHandle("the message was settled since")
         message = (await self._records.load(incarnation << 32 | queue, offset)).message(offset)
         grave = await self._topic(group)
+        self._journal.check_open()
         origin = self._state.topics.named(incarnation)
         ledger = self._state.shared.find(group, incarnation, queue)
         if origin is None or ledger is None or offset not in ledger.open:
@@ -127,6 +135,10 @@ class DeadLetters:
         await self._mover.move(grave, 0, [Move(message, source, extra, LEFT_OUT)])
         self.buried += 1
         self._on_settled(group, incarnation, queue)
+
+    def _is_open(self, group: str, incarnation: int, queue: int, offset: int) -> bool:
+        ledger = self._state.shared.find(group, incarnation, queue)
+        return ledger is not None and offset in ledger.open and self._state.topics.is_live(incarnation)
 
     async def _topic(self, group: str) -> Topic:
         name = dead_letter_topic(group)

@@ -52,6 +52,7 @@ class Outlet(Protocol):
 class Cursor:
     """Where one subscription is in one queue."""
 
+    subscription: Subscription
     key: int
     queue_id: int
     generation: Generation
@@ -88,7 +89,7 @@ class DeliveryService:
         self._journal = journal
         self._executor = read_executor
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, set[tuple[Subscription, Cursor]]] = {}  # by queue key
+        self._waiting: dict[int, Cursor | dict[Cursor, None]] = {}  # by queue key; most have one reader
         self._tasks: set[asyncio.Task[None]] = set()
         self.messages_out = 0
         self.bytes_out = 0
@@ -102,9 +103,9 @@ class DeliveryService:
         self.stop(subscription, cursor.queue_id)
         subscription.cursors[cursor.queue_id] = cursor
         if at_end:
-            self._wait(subscription, cursor)
+            self._wait(cursor)
         else:
-            self._ready(subscription, cursor)
+            self._ready(cursor)
             self._schedule(subscription)
 
     def stop(self, subscription: Subscription, queue_id: int) -> None:
@@ -112,14 +113,14 @@ class DeliveryService:
         cursor = subscription.cursors.pop(queue_id, None)
         if cursor is not None:
             cursor.gone = True
-            self._unwait(subscription, cursor)
+            self._unwait(cursor)
 
     def hold(self, subscription: Subscription, queue_id: int) -> None:
         """The same, but the queue is still the subscription's: it can be paused until ``start``, or ``stop``, follows."""
         cursor = subscription.cursors.get(queue_id)
         if cursor is not None:
             cursor.gone = True
-            self._unwait(subscription, cursor)
+            self._unwait(cursor)
 
     def close(self, subscription: Subscription) -> None:
         """The subscription has ended. Its cursors are taken out bit by bit, when there are very many."""
@@ -144,7 +145,7 @@ class DeliveryService:
             return
         cursor.paused = paused
         if not paused and not cursor.waiting and not cursor.gone:
-            self._ready(subscription, cursor)
+            self._ready(cursor)
             self._schedule(subscription)
 
     def writable(self, subscription: Subscription) -> None:
@@ -157,7 +158,11 @@ class DeliveryService:
         can't take them now reads them from the log later."""
         waiting = self._waiting
         for key, checked, placed in arrived if waiting else ():
-            for subscription, cursor in list(waiting.get(key, ())):
+            found = waiting.get(key)
+            if found is None:
+                continue
+            for cursor in (found,) if isinstance(found, Cursor) else list(found):
+                subscription = cursor.subscription
                 if (
                     placed.queue_offset == cursor.offset
                     and subscription.tag_hashes is None
@@ -168,10 +173,10 @@ class DeliveryService:
                 ):
                     self._sent(subscription, cursor, (placed.prefix, checked.sealed), checked.header.record_count)
                     continue
-                self._unwait(subscription, cursor)
+                self._unwait(cursor)
                 if subscription.closed:
                     continue
-                self._ready(subscription, cursor)
+                self._ready(cursor)
                 if subscription.credit > 0:
                     self._schedule(subscription)
 
@@ -184,24 +189,33 @@ class DeliveryService:
         subscription.credit -= size
         subscription.outlet.deliver(subscription.number, cursor, parts, cursor.offset)
 
-    def _unwait(self, subscription: Subscription, cursor: Cursor) -> None:
+    def _unwait(self, cursor: Cursor) -> None:
         if cursor.waiting:
             cursor.waiting = False
-            entries = self._waiting.get(cursor.key)
-            if entries is not None:
-                entries.discard((subscription, cursor))
-                if not entries:
-                    del self._waiting[cursor.key]
+            found = self._waiting[cursor.key]
+            if isinstance(found, dict):
+                del found[cursor]
+                if found:
+                    return
+            del self._waiting[cursor.key]
 
     @staticmethod
-    def _ready(subscription: Subscription, cursor: Cursor) -> None:
+    def _ready(cursor: Cursor) -> None:
         if not cursor.queued:
             cursor.queued = True
-            subscription.ready.append(cursor)
+            cursor.subscription.ready.append(cursor)
 
-    def _wait(self, subscription: Subscription, cursor: Cursor) -> None:
+    def _wait(self, cursor: Cursor) -> None:
+        if cursor.waiting:
+            return
         cursor.waiting = True
-        self._waiting.setdefault(cursor.key, set()).add((subscription, cursor))
+        found = self._waiting.get(cursor.key)
+        if found is None:
+            self._waiting[cursor.key] = cursor
+        elif isinstance(found, Cursor):
+            self._waiting[cursor.key] = {found: None, cursor: None}
+        else:
+            found[cursor] = None
 
     def _schedule(self, subscription: Subscription) -> None:
         if not subscription.scheduled and not subscription.reading and subscription.ready:
@@ -254,9 +268,9 @@ class DeliveryService:
         size = len(data)
         if plan.next_offset > cursor.offset:
             self._sent(subscription, cursor, (data,), plan.next_offset - cursor.offset)
-            self._ready(subscription, cursor)
+            self._ready(cursor)
         else:
-            self._wait(subscription, cursor)
+            self._wait(cursor)
         return size
 
     def _unreadable(self, subscription: Subscription, cursor: Cursor, failure: KourouError) -> None:
@@ -265,12 +279,12 @@ class DeliveryService:
             if cursor.offset < low:  # retention passed the reader by
                 cursor.offset = low
                 subscription.outlet.deliver(subscription.number, cursor, (), low)
-                self._ready(subscription, cursor)
+                self._ready(cursor)
             elif cursor.offset > high:
                 cursor.gone = True
                 subscription.outlet.failed(subscription.number, cursor, failure)
             else:
-                self._wait(subscription, cursor)
+                self._wait(cursor)
             return
         cursor.gone = True
         subscription.outlet.failed(subscription.number, cursor, failure)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.store import Appended, CheckedFrame, Store
 from kourou.core.clock import Clock
-from kourou.core.errors import DiskFull, FlushFailed, KourouError, ShuttingDown, TopicNotFound
+from kourou.core.errors import DiskFull, FlushFailed, KourouError, PredecessorRefused, ShuttingDown, TopicNotFound
 from kourou.core.frame import Kind, seal
 from kourou.core.wire import encode_json
 
@@ -29,6 +29,8 @@ METADATA_BYTES_MAX = 1024 * 1024  # of one metadata frame
 RETRY_S = 0.1  # between attempts to store decisions on a full disk
 INLINE_SYNC_MS_MAX = 2.0  # a lone waiter's fdatasync runs on the loop while the disk mostly answers within this
 
+Source = tuple[int, str, int]  # producer, topic, queue id
+
 
 @dataclass(slots=True)
 class FrameJob:
@@ -36,6 +38,7 @@ class FrameJob:
 
     frame: CheckedFrame
     done: Callable[[Appended | None, bool, KourouError | None], None]  # result, is it a duplicate, or the error
+    stopped: Set[Source] = frozenset()  # of whom a frame was refused that this one must not overtake; grows
 
 
 @dataclass(slots=True)
@@ -134,7 +137,8 @@ class Journal:
         """Append and apply metadata records now, after everything that waits; return when they are confirmed."""
         if not records:
             return
-        self.settle()
+        if not self.settle():  # what the state holds already must come first
+            self.check_open()
         future: asyncio.Future[None] = self._loop.create_future()
         missing = len(records)
 
@@ -211,6 +215,9 @@ class Journal:
                     continue
                 if self._answered_before(job):
                     continue
+                if job.stopped and (header.producer_id, header.topic, header.queue_id) in job.stopped:
+                    job.done(None, False, PredecessorRefused("an earlier frame of this producer and queue was refused"))
+                    continue
                 twins[header.producer_id, header.sequence] = job
             jobs.append(job)
             size += header.size
@@ -238,6 +245,8 @@ class Journal:
             return self._failed
         if self.closing:
             return ShuttingDown("the broker is shutting down; reconnect")
+        if self._stuck:
+            return DiskFull("the disk is full: not even decisions can be stored", retry_after_ms=1_000)
         if not self._state.topics.is_live(job.frame.incarnation):
             return TopicNotFound(f"topic {job.frame.header.topic!r} was deleted")
         return None

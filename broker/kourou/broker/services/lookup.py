@@ -31,7 +31,10 @@ class Hit:
 class LookupService:
     """Reads in a thread; at most CANDIDATES_MAX frames and BYTES_MAX bytes a request."""
 
-    def __init__(self, store: Store, state: BrokerState, journal: Journal, *, read_executor: Executor) -> None:
+    def __init__(
+        self, store: Store, state: BrokerState, journal: Journal, *, read_executor: Executor, broker: str = ""
+    ) -> None:
+        self.broker = broker
         self._store = store
         self._state = state
         self._journal = journal

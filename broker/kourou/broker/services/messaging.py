@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from kourou.broker.machines.groups import Group
@@ -12,9 +12,11 @@ from kourou.broker.services.admin import AdminService
 from kourou.broker.services.deadletters import DeadLetters
 from kourou.broker.services.fetch import FetchService
 from kourou.broker.services.journal import FrameJob, Journal
+from kourou.broker.services.lite import LiteService
 from kourou.broker.services.positions import PositionService
 from kourou.broker.services.produce import ProduceService
 from kourou.broker.services.records import DecodedFrame, StoredMessage
+from kourou.broker.services.shared.agreement import Agreement
 from kourou.broker.services.shared.renewals import Renewals
 from kourou.broker.services.shared.request import Delivery, Outcome, ReceiveRequest, Waiter
 from kourou.broker.services.shared.service import SharedService
@@ -24,7 +26,7 @@ from kourou.broker.services.transactions import TransactionService
 from kourou.broker.store.store import Appended
 from kourou.core import frame
 from kourou.core.clock import Clock
-from kourou.core.errors import InvalidRecallHandle, KourouError, NotMaster, NotSupported, QueueNotFound, TopicTypeMismatch
+from kourou.core.errors import InvalidRecallHandle, KourouError, NotMaster, QueueNotFound, TopicTypeMismatch
 from kourou.core.filter import Filter
 from kourou.core.frame import PREFIX_SIZE, parse_sealed
 from kourou.core.handles import Handles, Recall, Transaction
@@ -35,6 +37,7 @@ from kourou.core.views import GroupView, RouteView, Sent, TopicView
 
 AUTO_QUEUES = 8
 PULL_BYTES = 1024 * 1024
+RECEIVE_BYTES = 8 * 1024 * 1024
 
 
 class LocalMessaging:
@@ -56,6 +59,7 @@ class LocalMessaging:
         transactions: TransactionService,
         dead_letters: DeadLetters,
         handles: Handles,
+        lite: LiteService,
         clock: Clock,
         auto_create: bool,
     ) -> None:
@@ -72,13 +76,22 @@ class LocalMessaging:
         self._transactions = transactions
         self._dead_letters = dead_letters
         self._handles = handles
+        self._lite = lite
         self._clock = clock
         self._auto_create = auto_create
+        self.agreement = Agreement(clock=clock)
+        self._routes: Callable[[str], Awaitable[RouteView]] | None = None
         self._turns: dict[int, int] = {}  # by incarnation: whose turn it is among the queues
 
     # ---- topics and groups
 
+    def routes_from(self, source: Callable[[str], Awaitable[RouteView]]) -> None:
+        """Ask somebody else for routes: in a cluster, topics lie on several brokers."""
+        self._routes = source
+
     async def route(self, topic: str) -> RouteView:
+        if self._routes is not None:
+            return await self._routes(topic)
         if self._state.topics.find(topic) is None and self._auto_create:
             await self._admin.create_topic(
                 topic, TopicType.NORMAL, (Placement(self.broker, AUTO_QUEUES),), automatic=True
@@ -138,6 +151,8 @@ class LocalMessaging:
             if broker != self.broker:
                 raise NotMaster(f"message group {message.group!r} belongs to broker {broker}; send it there")
             return queue
+        if topic.type is TopicType.LITE and message.lite_topic:
+            return self._lite.queue_for(topic, message.lite_topic)
         if message.priority is not None and topic.type is TopicType.PRIORITY:
             return min(message.priority, topic.queues - 1)
         turn = self._turns.get(topic.incarnation, -1) + 1
@@ -160,10 +175,11 @@ class LocalMessaging:
         attempt_id: str,
         renewed: bool,
         done: Callable[[Outcome], None],
+        bytes_max: int = RECEIVE_BYTES,
     ) -> Waiter:
         known = self._state.topics.get(topic)
-        if known.type is TopicType.LITE:
-            raise NotSupported(f"topic {topic} has type lite, which this version can't receive from yet")
+        only = self._lite.queues_of(client, group.name, known) if known.type is TopicType.LITE else None
+        wanted = self.agreement.settle(self._state.groups.get(group.name), known, client, wanted)
         request = ReceiveRequest(
             group.name,
             known,
@@ -174,6 +190,8 @@ class LocalMessaging:
             queue,
             attempt_id,
             renewed,
+            only,
+            bytes_max,
             attempts_max=group.max_attempts,
         )
         if not renewed:
@@ -189,6 +207,10 @@ class LocalMessaging:
     def _hold(self, request: ReceiveRequest, found: list[Delivery]) -> None:
         serials = [self._handles.open_receipt(delivery.handle).serial for delivery in found]
         self._renewals.hold(request.group, request.topic.incarnation, request.client, found, serials)
+
+    def agree(self, group: str, topic: str, client: str, wanted: Filter | None) -> None:
+        """Whether a client may be a member with this filter. Raises SubscriptionConflict, TopicNotFound, GroupNotFound."""
+        self.agreement.settle(self._state.groups.get(group), self._state.topics.get(topic), client, wanted)
 
     def cancel(self, parked: Any) -> None:
         self._shared.cancel(parked)
@@ -207,6 +229,38 @@ class LocalMessaging:
 
     def client_gone(self, client: str) -> None:
         self._renewals.released(client)
+        self.agreement.left(client)
+        self._lite.left(client)
+
+    # ---- lite topics
+
+    async def sync_lite(
+        self,
+        group: str,
+        topic: str,
+        client: str,
+        names: Sequence[str],
+        *,
+        action: str,
+        start: tuple[str, int] | None,
+    ) -> None:
+        known = self._state.topics.get(topic)
+        if known.type is not TopicType.LITE:
+            raise TopicTypeMismatch(f"topic {topic} has type {known.type.value}, not lite")
+        await self.group(group)
+        await self._journal.write(self._state.groups.bind(group, topic))
+        exclusive = self._state.groups.get(group).exclusive
+        new: list[str] = []
+        if action == "add":
+            new = self._lite.add(client, group, known, names, exclusive=exclusive)
+        elif action == "remove":
+            self._lite.remove(client, group, known, names)
+        elif action == "replace":
+            new = self._lite.replace(client, group, known, names, exclusive=exclusive)
+        else:
+            self._lite.replace(client, group, known, (), exclusive=exclusive)
+        if start is not None and new:
+            await self._lite.start_at(group, known, new, start)
 
     # ---- transactions and timers
 

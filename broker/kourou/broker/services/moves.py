@@ -19,7 +19,7 @@ from kourou.broker.store.store import Appended, CheckedFrame
 from kourou.core import frame
 from kourou.core.errors import KourouError
 from kourou.core.frame import MOVED, Column, parse_sealed, seal
-from kourou.core.records import Field, encode_field, iterate_fields
+from kourou.core.records import Field, encode_field, readable_fields, readable_text
 from kourou.core.sources import Source, encode_source
 
 FRAME_BYTES_SOFT = 1024 * 1024
@@ -34,6 +34,7 @@ class Move:
     source: Source
     extra: bytes = b""
     without: frozenset[int] = frozenset()  # fields left out
+    without_properties: frozenset[str] = frozenset()  # properties left out
 
 
 def seal_moves(topic: Topic, queue: int, moves: Sequence[Move]) -> CheckedFrame:
@@ -75,17 +76,19 @@ def _block(topic: str, move: Move) -> tuple[bytes, list[int], int, int]:
     keys: list[int] = []
     tag = group = 0
     message_id = ""
-    for field, value in iterate_fields(move.message.block):
+    for field, value in readable_fields(move.message.block):
         if field in KEPT_OUT or field in move.without:
             continue
         if field == Field.TAG:
-            tag = frame.tag_hash(value.decode())
+            tag = frame.tag_hash(readable_text(value))
         elif field == Field.KEY:
-            keys.append(frame.key_hash(topic, value.decode()))
+            keys.append(frame.key_hash(topic, readable_text(value)))
         elif field == Field.MESSAGE_GROUP:
             group = frame.group_hash(value)
         elif field == Field.MESSAGE_ID:
-            message_id = value.decode()
+            message_id = readable_text(value)
+        elif field == Field.PROPERTY and move.without_properties and _name(value) in move.without_properties:
+            continue
         parts.append(encode_field(field, value))
     if not message_id:
         message_id = move.message.native_id
@@ -94,6 +97,11 @@ def _block(topic: str, move: Move) -> tuple[bytes, list[int], int, int]:
     parts.append(move.extra)
     parts.append(encode_field(Field.SOURCE, encode_source(move.source)))
     return b"".join(parts), keys, tag, group
+
+
+def _name(value: bytes) -> str:
+    """The name of a property."""
+    return value[2 : 2 + int.from_bytes(value[:2], "little")].decode("utf-8", "replace")
 
 
 class Mover:

@@ -6,16 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kourou.broker.machines.topics import Topic
-from kourou.broker.services.journal import FrameJob, Journal
+from kourou.broker.services.journal import FrameJob, Journal, Source
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.columns import check_columns
 from kourou.broker.store.store import Appended, CheckedFrame
 from kourou.core.errors import (
     BadRequest,
     FrameInvalid,
+    InternalError,
     KourouError,
-    NotSupported,
-    PredecessorRefused,
     QueueNotFound,
     TopicTypeMismatch,
 )
@@ -66,21 +65,15 @@ class ProduceService:
             raise FrameInvalid(f"{count} frames take {at} bytes, the request has {len(body)}")
         results = [FrameResult() for _ in headers]
         collector = _Collector(self, results, done)
-        stopped: set[tuple[int, str, int]] = set()  # (producer, topic, queue) with a refused frame in this request
         for number, (at, header) in enumerate(headers):
             result = results[number]
             result.queue_id = header.queue_id
-            source = (header.producer_id, header.topic, header.queue_id)
             try:
-                if source in stopped and header.producer_id:
-                    raise PredecessorRefused("an earlier frame of this producer and queue was refused")
                 frame = self.check(body[at : at + header.size], header)
             except KourouError as failure:
-                if header.producer_id:
-                    stopped.add(source)
-                collector.refuse(result, failure)
+                collector.refuse(result, header, failure)
                 continue
-            self._journal.submit(FrameJob(frame, collector.expect(result, header)))
+            self._journal.submit(FrameJob(frame, collector.expect(result, header), collector.stopped))
         collector.all_submitted()
 
     def note(self, header: SealedHeader) -> None:
@@ -94,7 +87,7 @@ class ProduceService:
         if header.kind != Kind.MESSAGES:
             raise FrameInvalid("producers may send message frames only")
         topic = self._state.topics.get(header.topic)
-        if header.queue_id >= topic.queues:
+        if header.queue_id >= topic.queues and self._state.lite.name(topic.incarnation, header.queue_id) is None:
             raise QueueNotFound(f"topic {topic.name} has {topic.queues} queues on this broker, not queue {header.queue_id}")
         check_type(topic, header)
         crc = check_sealed_crc(sealed, 0, header.size)
@@ -113,8 +106,10 @@ def check_type(topic: Topic, header: SealedHeader) -> None:
     found = _kind_of(header)
     if found is kind:
         return
+    if kind is TopicType.LITE and found is TopicType.NORMAL and header.queue_id >= topic.queues:
+        return  # its queue says which lite topic
     if kind is TopicType.LITE:
-        raise NotSupported(f"topic {topic.name} has type lite, which this version can't send to yet")
+        raise TopicTypeMismatch(f"topic {topic.name} has type lite: every message needs a lite topic")
     if kind is TopicType.FIFO:
         raise TopicTypeMismatch(f"topic {topic.name} has type fifo: every message needs a message group")
     if columns & Column.GROUP_HASHES and kind is TopicType.NORMAL:
@@ -139,7 +134,7 @@ def _kind_of(header: SealedHeader) -> TopicType:
 class _Collector:
     """Waits for the results of a request's frames."""
 
-    __slots__ = ("_done", "_missing", "_results", "_service", "_submitted")
+    __slots__ = ("_done", "_missing", "_results", "_service", "_submitted", "stopped")
 
     def __init__(
         self, service: ProduceService, results: list[FrameResult], done: Callable[[list[FrameResult]], None]
@@ -149,10 +144,13 @@ class _Collector:
         self._done = done
         self._missing = 0
         self._submitted = False
+        self.stopped: set[Source] = set()  # with a refused frame in this request: those behind it are refused too
 
-    def refuse(self, result: FrameResult, failure: KourouError) -> None:
+    def refuse(self, result: FrameResult, header: SealedHeader, failure: KourouError) -> None:
         result.error = failure
         self._service.refused += 1
+        if header.producer_id:
+            self.stopped.add((header.producer_id, header.topic, header.queue_id))
 
     def expect(
         self, result: FrameResult, header: SealedHeader
@@ -162,7 +160,7 @@ class _Collector:
 
         def done(appended: Appended | None, duplicate: bool, failure: KourouError | None) -> None:
             if appended is None:
-                self.refuse(result, failure or PredecessorRefused("not stored"))
+                self.refuse(result, header, failure or InternalError("the frame was not stored"))
             else:
                 result.queue_offset = appended.queue_offset
                 result.log_offset = appended.log_offset

@@ -15,10 +15,10 @@ from itertools import islice
 from kourou.broker.services.journal import Arrived, Journal
 from kourou.broker.store.store import Store
 from kourou.core import compression, frame
-from kourou.core.errors import DamagedLog
-from kourou.core.frame import PREFIX_SIZE, Buffer, Column, Prefix, SealedHeader
+from kourou.core.errors import DamagedLog, MessageNotFound
+from kourou.core.frame import PREFIX_SIZE, QUEUE_ID_MAX, Buffer, Column, Prefix, SealedHeader
 from kourou.core.ids import format_id
-from kourou.core.records import Field, decode_property, iterate_fields
+from kourou.core.records import Field, readable_fields, readable_property, readable_text
 
 CACHE_BYTES = 32 * 1024 * 1024
 INFLATE_INLINE_BYTES = 64 * 1024
@@ -50,9 +50,9 @@ class StoredMessage:
 
     @property
     def message_id(self) -> str:
-        for field, value in iterate_fields(self.block):
+        for field, value in readable_fields(self.block):
             if field == Field.MESSAGE_ID:
-                return value.decode()
+                return readable_text(value)
         return self.native_id
 
     def filtered_on(self) -> tuple[str | None, dict[str, str]]:
@@ -61,16 +61,16 @@ class StoredMessage:
         message_id = ""
         keys: list[str] = []
         properties: dict[str, str] = {}
-        for field, value in iterate_fields(self.block):
+        for field, value in readable_fields(self.block):
             if field == Field.PROPERTY:
-                name, text = decode_property(value)
+                name, text = readable_property(value)
                 properties[name] = text
             elif field == Field.TAG:
-                tag = value.decode()
+                tag = readable_text(value)
             elif field == Field.KEY:
-                keys.append(value.decode())
+                keys.append(readable_text(value))
             elif field == Field.MESSAGE_ID:
-                message_id = value.decode()
+                message_id = readable_text(value)
         if tag is not None:
             properties.setdefault("TAGS", tag)
         if keys:
@@ -139,27 +139,27 @@ class RecordReader:
     def _arrived(self, arrived: list[Arrived]) -> None:
         wanted = self._wanted
         for key, checked, placed in arrived if wanted else ():
-            if key >> 32 in wanted and not checked.header.compression:
+            if key >> 32 in wanted and key & 0xFFFFFFFF <= QUEUE_ID_MAX and not checked.header.compression:
                 size = PREFIX_SIZE + checked.header.size
                 prefix = Prefix(size, placed.log_offset, 0, key >> 32, placed.queue_offset, placed.store_ms, 1, 0)
                 self._keep(key, DecodedFrame(prefix, checked.header, bytes(checked.sealed), 0))
 
     def find(self, key: int, queue_offset: int) -> DecodedFrame | None:
-        """The frame that holds a queue offset, if it is at hand. None: not in memory, ``load`` it. Raises DamagedLog.
+        """The frame that holds a queue offset, if it is at hand. None: not in memory, ``load`` it; or not confirmed yet.
 
-        The caller knows that the offset is below the confirmed end of the queue.
+        The caller knows that the offset is below the end of the queue. Raises MessageNotFound where retention has taken
+        it, BadChecksum, DamagedLog.
         """
         latest = self._latest.get(key)
         if latest is not None and latest.prefix.queue_offset <= queue_offset < latest.end:
             return latest
         found = self._cache.get((key, queue_offset))
         if found is None:
-            refs = self._store.index.refs(key, queue_offset, limit=1)
-            if not refs:
-                raise DamagedLog(f"queue offset {queue_offset} has no frame")
-            ref = refs[0]
+            ref = self._ref(key, queue_offset)
             found = self._cache.get((key, ref.queue_offset))
             if found is None:
+                if ref.log_offset >= self._journal.confirmed:
+                    return None
                 plan = self._store.plan(key, ref.queue_offset, bytes_max=1, below=self._journal.confirmed)
                 data = self._store.read(plan, cached_only=True)
                 if data is None:
@@ -167,10 +167,24 @@ class RecordReader:
                 header = frame.parse_sealed(data, PREFIX_SIZE)
                 if header.compression and header.raw_size > INFLATE_INLINE_BYTES:
                     return None
-                found = DecodedFrame(frame.parse_prefix(data), header, data, PREFIX_SIZE)
+                prefix, header = frame.check_frame(data)
+                found = DecodedFrame(prefix, header, data, PREFIX_SIZE)
                 self._keep(key, found)
         self._latest[key] = found
         return found
+
+    def _ref(self, key: int, queue_offset: int) -> FrameRef:
+        if queue_offset < self._store.queue_bounds(key)[0]:
+            raise MessageNotFound(f"queue offset {queue_offset} was deleted: it is older than the retention time")
+        refs = self._store.index.refs(key, queue_offset, limit=1)
+        if not refs or refs[0].queue_offset > queue_offset:
+            raise DamagedLog(f"queue offset {queue_offset} has no frame")
+        return refs[0]
+
+    def is_unconfirmed(self, key: int, queue_offset: int) -> bool:
+        """Whether that is why a frame was not found."""
+        confirmed = self._journal.confirmed
+        return confirmed < self._store.end_offset and self._ref(key, queue_offset).log_offset >= confirmed
 
     async def load(self, key: int, queue_offset: int) -> DecodedFrame:
         """The same, reading the disk in a thread. Raises DamagedLog and what inflating raises."""

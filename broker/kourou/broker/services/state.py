@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from kourou.broker.machines.graves import Graves
 from kourou.broker.machines.groups import GroupRegistry
+from kourou.broker.machines.lite import RECORDS as LITE_RECORDS
+from kourou.broker.machines.lite import LiteTopics
 from kourou.broker.machines.offsets import OffsetTable
 from kourou.broker.machines.producers import ProducerWindows, Stored
 from kourou.broker.machines.shared import RECORDS as SHARED_RECORDS
 from kourou.broker.machines.shared import SharedGroups
+from kourou.broker.machines.timers import RECORDS as TIMER_RECORDS
 from kourou.broker.machines.timers import Timers
 from kourou.broker.machines.topics import TopicRegistry
 from kourou.broker.machines.transactions import RECORDS as TRANSACTION_RECORDS
@@ -24,8 +28,10 @@ from kourou.broker.store.store import Appended, CheckedFrame
 from kourou.core import frame
 from kourou.core.errors import DamagedLog
 from kourou.core.frame import HALF, MOVED, Buffer, Column, Kind, Prefix, SealedHeader
-from kourou.core.records import Field, iterate_fields
+from kourou.core.records import Field, iterate_fields, readable_fields
 from kourou.core.sources import Reason, decode_source
+
+RECOVERY_MS_MAX = 3_600_000
 
 
 class BrokerState:
@@ -37,6 +43,8 @@ class BrokerState:
         self.shared = SharedGroups()
         self.timers = Timers()
         self.transactions = Transactions()
+        self.lite = LiteTopics()
+        self.graves = Graves()
         self.secret: bytes | None = None  # signs the handles that are given out; the same on every replica
 
     # ---- replay
@@ -50,7 +58,11 @@ class BrokerState:
                 self.offsets.replay(record, log_offset=log_offset, store_ms=store_ms)
             case kind if kind in TRANSACTION_RECORDS:
                 self.transactions.replay(record, log_offset=log_offset, store_ms=store_ms)
-            case "tm-":
+            case kind if kind in LITE_RECORDS:
+                self.lite.replay(record, log_offset=log_offset, store_ms=store_ms)
+            case "dead-":
+                self.graves.replay(record, log_offset=log_offset, store_ms=store_ms)
+            case kind if kind in TIMER_RECORDS:
                 self.timers.replay(record, log_offset=log_offset, store_ms=store_ms)
             case "secret":
                 self.secret = bytes.fromhex(record["k"])
@@ -58,7 +70,7 @@ class BrokerState:
                 self.topics.replay(record, log_offset=log_offset, store_ms=store_ms)
             case "topic-":
                 self.topics.replay(record, log_offset=log_offset, store_ms=store_ms)
-                for machine in (self.offsets, self.shared, self.timers, self.transactions):
+                for machine in (self.offsets, self.shared, self.timers, self.transactions, self.lite, self.graves):
                     machine.topic_deleted(record["i"])
             case "group":
                 self.groups.replay(record, log_offset=log_offset, store_ms=store_ms)
@@ -117,7 +129,7 @@ class BrokerState:
             for block in frame.property_blocks(sealed, 0, header):
                 for field, value in iterate_fields(block):
                     if field == Field.SOURCE:
-                        self._moved(value)
+                        self._moved(value, incarnation)
         elif not self.topics.is_live(incarnation):
             return
         elif header.columns & Column.DUE_TIMES:
@@ -131,12 +143,14 @@ class BrokerState:
             )
             self.transactions.stored(log_offset, halves)
 
-    def _moved(self, value: bytes) -> None:
+    def _moved(self, value: bytes, incarnation: int) -> None:
         source = decode_source(value)
         if source.reason == Reason.TIMER:
-            self.timers.retired((source.log_offset, source.record))
+            self.timers.retired((source.log_offset, source.record), incarnation)
         elif source.reason == Reason.COMMIT:
             self.transactions.committed((source.log_offset, source.record))
+        elif source.reason == Reason.REDRIVE:
+            self.graves.moved(source)
         else:
             self.shared.moved(source)
 
@@ -158,6 +172,8 @@ class BrokerState:
             "shared": self.shared.snapshot(),
             "timers": self.timers.snapshot(),
             "transactions": self.transactions.snapshot(),
+            "lite": self.lite.snapshot(),
+            "graves": self.graves.snapshot(),
             "secret": iter((self.secret or b"",)),
         }
 
@@ -169,6 +185,8 @@ class BrokerState:
         self.shared.restore(parts.get("shared", b""))  # absent in snapshots of the first version
         self.timers.restore(parts.get("timers", b""))
         self.transactions.restore(parts.get("transactions", b""))
+        self.lite.restore(parts.get("lite", b""))
+        self.graves.restore(parts.get("graves", b""))
         self.secret = parts.get("secret", b"") or None
 
     def digest(self) -> dict[str, str]:
@@ -180,12 +198,14 @@ class BrokerState:
             "shared": self.shared.digest(),
             "timers": self.timers.digest(),
             "transactions": self.transactions.digest(),
+            "lite": self.lite.digest(),
+            "graves": self.graves.digest(),
         }
 
 
 def recovery_ms(block: bytes) -> int:
     """When the producer of a half message wants to be asked, 0 where it does not say."""
-    for field, value in iterate_fields(block):
+    for field, value in readable_fields(block):
         if field == Field.RECOVERY_MS:
-            return int.from_bytes(value, "little", signed=True)
+            return max(0, min(int.from_bytes(value[:8], "little", signed=True), RECOVERY_MS_MAX))
     return 0

@@ -36,6 +36,7 @@ from kourou.core.errors import (
 )
 from kourou.core.frame import tag_hash
 from kourou.core.route import GroupShape
+from kourou.runtime.gc_tame import collect_young
 
 SUBSCRIPTIONS_PER_CONNECTION_MAX = 1_024
 TAGS_MAX = 256
@@ -43,6 +44,7 @@ CREDIT_MAX = 256 * 1024 * 1024
 STEP_S = 0.001  # effects are carried out for so long, then it is the turn of others
 PORTION = 100  # effects that are carried out together: less than a millisecond's work
 REVOKED_APART = 16  # queues of one member that are asked back one by one, so that a busy one does not hold up the others
+COLLECT_EVERY = 1_000  # queues that are assigned: some ten objects each
 RESET_PORTION = 500  # queues whose offsets are set by one record
 
 
@@ -103,6 +105,7 @@ class SubscriptionService:
         self._by_subscriber: dict[Subscriber, set[int]] = {}
         self._spreading: deque[_Entry] = deque()  # broadcast consumers that have queues to be assigned
         self._working = False  # the next step is under way, or will come by itself
+        self._assigned = 0  # since the young objects were collected
 
     # ---- subscribing
 
@@ -268,6 +271,7 @@ class SubscriptionService:
         if old is None:
             raise Fenced(f"queue {queue} is not assigned to this subscription")
         cursor = Cursor(
+            subscription,
             old.key,
             queue,
             old.generation,
@@ -461,7 +465,7 @@ class SubscriptionService:
             former = subscription.cursors.get(queue)
             paused = former.paused if former is not None else False
             offset = max(low, min(offset, high))
-            cursor = Cursor(key, queue, generation, next(self._sessions), offset, paused=paused)
+            cursor = Cursor(subscription, key, queue, generation, next(self._sessions), offset, paused=paused)
             cursors.append((cursor, offset == high))
         try:
             records = self._commit_records(subscription, topic, fresh)
@@ -472,6 +476,10 @@ class SubscriptionService:
         entry.subscriber.assigned(subscription.number, [cursor for cursor, _ in cursors])
         for cursor, at_end in cursors:
             self._delivery.start(subscription, cursor, at_end=at_end)
+        self._assigned += len(cursors)
+        if self._assigned >= COLLECT_EVERY:
+            self._assigned = 0
+            collect_young()
 
 
 def _placement(topic: Topic) -> dict[str, int]:

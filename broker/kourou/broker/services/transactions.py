@@ -66,7 +66,7 @@ class TransactionService:
         self._age_ms_max = age_ms_max
         self._askers: list[Asker] = []
         self._due: list[tuple[int, Place]] = []  # when to ask; what was decided since is skipped
-        self._ending: dict[Place, tuple[str, asyncio.Future[None]]] = {}
+        self._ending: dict[Place, tuple[str, asyncio.Task[None]]] = {}
         self.committed = 0
         self.rolled_back = 0
         self.checks = 0
@@ -99,9 +99,9 @@ class TransactionService:
         place = transaction.log_offset, transaction.record
         under_way = self._ending.get(place)
         if under_way is not None:
-            decided, future = under_way
+            decided, task = under_way
             self._agree(outcome, decided)
-            await asyncio.shield(future)
+            await asyncio.shield(task)
             return
         half = self._state.transactions.find(place)
         if half is None:
@@ -112,22 +112,18 @@ class TransactionService:
             return
         if self._state.topics.named(half.incarnation) != topic:
             raise InvalidTransaction(f"the transaction does not belong to topic {topic}")
-        future = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._ending[place] = outcome, future
+        task = asyncio.get_running_loop().create_task(self._end(topic, place, half, outcome))
+        self._ending[place] = outcome, task
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(task)  # whoever asked may go: what was begun is finished
+
+    async def _end(self, topic: str, place: Place, half: Half, outcome: str) -> None:
         try:
             if outcome == COMMITTED:
                 await self._commit(topic, place, half)
             else:
                 await self._journal.write([{"t": "tx-", "e": [place], "w": ROLLED_BACK}])
                 self.rolled_back += 1
-        except BaseException as failure:
-            future.set_exception(
-                failure if isinstance(failure, KourouError) else InvalidTransaction("interrupted; try again")
-            )
-            raise
-        else:
-            future.set_result(None)
         finally:
             del self._ending[place]
 

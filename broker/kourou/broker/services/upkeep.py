@@ -7,7 +7,7 @@ periodic tasks, so they never overlap themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
@@ -40,6 +40,7 @@ class Upkeep:
         snapshot_bytes: int,
         retention_ms: int,
         retention_bytes: int,
+        release: Callable[[int], Awaitable[int]],
     ) -> None:
         self._store = store
         self._state = state
@@ -49,6 +50,7 @@ class Upkeep:
         self._log = log
         self._snapshot_bytes = snapshot_bytes
         self._retention = Retention(retention_ms=retention_ms, retention_bytes=retention_bytes)
+        self._release = release  # moves timers out of the log below an offset; from where on it is still needed
         self._oldest_snapshot = min(snapshot.offsets(store.files), default=0)
         self.snapshots = 0
         self.segments_sealed = 0
@@ -100,14 +102,19 @@ class Upkeep:
         self._log.info("snapshot_written", log_offset=offset, bytes=sum(map(len, pieces)))
 
     async def retain(self) -> None:
-        """Delete sealed segments that are older, or more, than they may be; never above the older snapshot."""
+        """Delete sealed segments that are older, or more, than they may be; never above the older snapshot,
+        nor what an undecided transaction or a delayed message needs."""
+        undecided = self._state.transactions.lowest_log_offset()
         due = self._retention.due(
             self._store,
-            floor=self._oldest_snapshot,
+            floor=min(self._oldest_snapshot, undecided) if undecided is not None else self._oldest_snapshot,
             wall_ms=self._clock.wall_ms(),
             monotonic_ms=self._clock.monotonic_ms(),
         )
+        needed = await self._release(due[-1].end) if due else 0
         for expired in due:
+            if expired.end > needed:
+                return
             self._store.drop_segment(expired.base)
             self.segments_deleted += 1
             self._log.info("segment_deleted", base=expired.base, last_store_ms=expired.last_ms, reason=expired.reason)

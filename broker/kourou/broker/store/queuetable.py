@@ -110,9 +110,11 @@ class QueueTable:
             return
         np.frombuffer(self.depth, np.uint32)[numbers] = depth
         lowest = depth & (~depth + np.uint32(1))
-        for bit in np.unique(lowest).tolist():
-            level = np.frombuffer(self._level(bit.bit_length() - 1), np.uint32)
-            level[numbers[lowest == bit]] = segment
+        present = int(np.bitwise_or.reduce(lowest))  # each is one bit; numpy.unique would do, at the price of an import
+        for j in range(present.bit_length()):
+            if present >> j & 1:
+                level = np.frombuffer(self._level(j), np.uint32)
+                level[numbers[lowest == 1 << j]] = segment
 
     def _level(self, j: int) -> array[int]:
         while len(self.levels) <= j:

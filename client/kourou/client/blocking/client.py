@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from kourou.client import client as asynchronous
 from kourou.client.admin import Fetched
+from kourou.client.blocking.handlers import Handler, run_handlers
 from kourou.client.blocking.portal import Portal
+from kourou.client.blocking.shared import SharedConsumer
+from kourou.client.blocking.transactions import Transaction, threaded
 from kourou.client.consumer import Batch as AsyncBatch
 from kourou.client.consumer import Consumer as AsyncConsumer
 from kourou.client.consumer import Start
@@ -24,6 +28,7 @@ from kourou.client.receipts import Receipts
 from kourou.core.errors import NotConnected
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Handler)
 _graveyard: list[object] = []  # what a forked child inherited: never touched, never collected (that would close sockets)
 
 
@@ -38,6 +43,7 @@ class Client:
         self._portal: Portal | None = None
         self._pid = os.getpid()
         self.generation = 0  # counts forks
+        self._handlers: list[tuple[str, Handler, dict[str, Any]]] = []
 
     def _make(self) -> asynchronous.Client:
         return asynchronous.Client(self._server, client_id=self._client_id, timeout_s=self._timeout_s)
@@ -89,8 +95,9 @@ class Client:
     # ---- producers and consumers
 
     def producer(self, **options: Any) -> Producer:
-        """See ``kourou.client.Client.producer`` for the options."""
-        return Producer(self, options)
+        """See ``kourou.client.Client.producer`` for the options. A ``transaction_checker`` runs in a thread."""
+        checker = options.get("transaction_checker")
+        return Producer(self, {**options, "transaction_checker": threaded(checker)} if checker is not None else options)
 
     def consumer(
         self,
@@ -107,6 +114,29 @@ class Client:
         options |= {"group": group, "start": start, "tags": tags, "auto_commit": auto_commit, "mode": mode}
         return Consumer(self, topic, options)
 
+    def shared_consumer(self, topic: str, *, group: str, **options: Any) -> SharedConsumer:
+        """See ``kourou.client.Client.shared_consumer`` for the options."""
+        return SharedConsumer(self, topic, {"group": group, **options})
+
+    # ---- handlers
+
+    def on(self, topic: str, *, group: str, concurrency: int = 1, **options: Any) -> Callable[[H], H]:
+        """See ``kourou.client.Client.on``; the function runs in a thread, as many of them at a time as ``concurrency``."""
+
+        def register(handler: H) -> H:
+            self._handlers.append((topic, handler, {"group": group, "concurrency": concurrency, **options}))
+            return handler
+
+        return register
+
+    def run_handlers(self) -> None:
+        """Run the handlers until ``stop`` is called, or Ctrl-C; what they have begun is finished."""
+        run_handlers(self, self._handlers)
+
+    def stop(self) -> None:
+        """Have ``run_handlers`` return. From any thread."""
+        self._ready().call(self._inner.stop)
+
     # ---- administration
 
     def create_topic(self, name: str, *, type: str = "normal", queues: int = 8) -> bool:
@@ -121,8 +151,18 @@ class Client:
     def describe_topic(self, name: str) -> dict[str, Any]:
         return self.run(lambda c: c.describe_topic(name))
 
-    def create_group(self, name: str, *, shape: str | None = None, fifo: bool = False, max_attempts: int = 16) -> bool:
-        return self.run(lambda c: c.create_group(name, shape=shape, fifo=fifo, max_attempts=max_attempts))
+    def create_group(
+        self,
+        name: str,
+        *,
+        shape: str | None = None,
+        fifo: bool = False,
+        max_attempts: int = 16,
+        retry_s: Sequence[float] | None = None,
+    ) -> bool:
+        return self.run(
+            lambda c: c.create_group(name, shape=shape, fifo=fifo, max_attempts=max_attempts, retry_s=retry_s)
+        )
 
     def delete_group(self, name: str) -> bool:
         return self.run(lambda c: c.delete_group(name))
@@ -136,11 +176,32 @@ class Client:
     def reset_offsets(self, group: str, topic: str, *, to: Start) -> list[dict[str, Any]]:
         return self.run(lambda c: c.reset_offsets(group, topic, to=to))
 
+    def explain(self, topic: str, *, id: str | None = None, key: str | None = None) -> list[dict[str, Any]]:
+        return self.run(lambda c: c.explain(topic, id=id, key=key))
+
+    def dead_letters(self, group: str, **options: Any) -> tuple[int, list[dict[str, Any]]]:
+        return self.run(lambda c: c.dead_letters(group, **options))
+
+    def redrive(self, group: str, **options: Any) -> int:
+        return self.run(lambda c: c.redrive(group, **options))
+
+    def purge_dead_letters(self, group: str, **options: Any) -> int:
+        return self.run(lambda c: c.purge_dead_letters(group, **options))
+
+    def update_group(self, name: str, **changes: Any) -> bool:
+        return self.run(lambda c: c.update_group(name, **changes))
+
+    def set_subscription(self, group: str, topic: str, *, filter: str | None, filter_kind: str = "tag") -> bool:
+        return self.run(lambda c: c.set_subscription(group, topic, filter=filter, filter_kind=filter_kind))
+
     def offsets(self, topic: str, **options: Any) -> list[dict[str, Any]]:
         return self.run(lambda c: c.offsets(topic, **options))
 
     def find(self, topic: str, **what: Any) -> list[ReceivedMessage]:
         return self.run(lambda c: c.find(topic, **what))
+
+    def recall(self, topic: str, handle: str) -> str:
+        return self.run(lambda c: c.recall(topic, handle))
 
     def fetch(self, topic: str, queue: int, offset: int, **options: Any) -> Fetched:
         return self.run(lambda c: c.fetch(topic, queue, offset, **options))
@@ -185,11 +246,34 @@ class Producer:
         tag: str | None = None,
         properties: Mapping[str, str] | None = None,
         message_group: str | None = None,
+        delay: timedelta | float | None = None,
+        deliver_at: datetime | float | None = None,
+        priority: int | None = None,
     ) -> Receipt:
         portal, inner = self._ready()
         return portal.run(
-            inner.send(topic, body, key=key, keys=keys, tag=tag, properties=properties, message_group=message_group)
+            inner.send(
+                topic,
+                body,
+                key=key,
+                keys=keys,
+                tag=tag,
+                properties=properties,
+                message_group=message_group,
+                delay=delay,
+                deliver_at=deliver_at,
+                priority=priority,
+            )
         )
+
+    def recall(self, receipt: Receipt | str, *, topic: str | None = None) -> str:
+        portal, inner = self._ready()
+        return portal.run(inner.recall(receipt, topic=topic))
+
+    def transaction(self, topic: str, **options: Any) -> Transaction:
+        """See ``kourou.client.Producer.transaction``; ``with producer.transaction(topic) as tx``."""
+        portal, inner = self._ready()
+        return Transaction(portal, portal.call(lambda: inner.transaction(topic, **options)))
 
     def post(self, topic: str, body: bytes | str, **fields: Any) -> None:
         """Send one message without waiting for the outcome, only for room in the buffer; ``flush`` tells how it went."""

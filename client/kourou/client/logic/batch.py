@@ -17,10 +17,21 @@ QueueName = tuple[str, int]  # broker, queue id
 class Stored:
     """Where a batch went."""
 
-    __slots__ = ("broker", "duplicate", "offset", "producer_id", "queue_id", "sequence", "store_ms")
+    __slots__ = (
+        "broker", "dues", "duplicate", "log_offset", "offset", "producer_id", "queue_id", "sequence", "store_ms",
+    )  # fmt: skip
 
     def __init__(
-        self, broker: str, queue_id: int, offset: int, store_ms: int, duplicate: bool, producer_id: int, sequence: int
+        self,
+        broker: str,
+        queue_id: int,
+        offset: int,
+        store_ms: int,
+        duplicate: bool,
+        producer_id: int,
+        sequence: int,
+        log_offset: int = 0,
+        dues: list[int] | None = None,
     ) -> None:
         self.broker = broker
         self.queue_id = queue_id
@@ -29,6 +40,8 @@ class Stored:
         self.duplicate = duplicate
         self.producer_id = producer_id
         self.sequence = sequence
+        self.log_offset = log_offset  # of the frame
+        self.dues = dues  # of delayed messages: when each is due
 
     def id(self, number: int) -> str:
         return format_id(self.producer_id, self.sequence, number)
@@ -43,14 +56,18 @@ class Batch:
 
     __slots__ = (
         "attempts",
+        "attributes",
         "born_ms",
         "deadline",
         "done",
+        "dues",
         "first_born_ms",
         "groups",
         "keys",
         "number",
         "pinned",
+        "plain",
+        "priorities",
         "property_sizes",
         "queue",
         "records",
@@ -76,6 +93,10 @@ class Batch:
         self.tags: list[int] | None = None
         self.property_sizes: list[int] | None = None
         self.groups: list[int] | None = None
+        self.dues: list[int] | None = None
+        self.priorities: list[int] | None = None
+        self.attributes = 0
+        self.plain = True  # of a topic of type normal: it may be compressed as a whole
         self.born_ms: list[int] | None = None
         self.keys: list[tuple[int, int]] = []  # (hash, record)
         self.waiters: list[tuple[int, Callable[[int, Outcome], None]]] = []  # (record, called with it)
@@ -102,7 +123,16 @@ class Batch:
             self.tags.append(0)
 
     def add(
-        self, body: bytes, properties: bytes, born_ms: int, *, tag: str | None, keys: Sequence[str], group: str | None
+        self,
+        body: bytes,
+        properties: bytes,
+        born_ms: int,
+        *,
+        tag: str | None,
+        keys: Sequence[str],
+        group: str | None,
+        due_ms: int | None = None,
+        priority: int | None = None,
     ) -> None:
         """A record with properties already encoded."""
         before = len(self.records)
@@ -121,6 +151,14 @@ class Batch:
             if self.groups is None:
                 self.groups = []
             self.groups.append(zlib.crc32(group.encode()) or 1)
+        if due_ms is not None:
+            if self.dues is None:
+                self.dues = []
+            self.dues.append(due_ms)
+        if priority is not None:
+            if self.priorities is None:
+                self.priorities = []
+            self.priorities.append(priority)
 
     def _born(self, born_ms: int) -> None:
         if self.born_ms is None:
@@ -139,6 +177,10 @@ class Batch:
             columns[Column.KEYS] = array("I", [hashed for hashed, _ in self.keys] + [record for _, record in self.keys])
         if self.groups is not None:
             columns[Column.GROUP_HASHES] = array("I", self.groups)
+        if self.dues is not None:
+            columns[Column.DUE_TIMES] = array("q", self.dues)
+        if self.priorities is not None:
+            columns[Column.PRIORITIES] = array("i", self.priorities)
         stored: bytes | None = None
         if compression is not Compression.NONE:
             stored = compress(compression, b"".join(self.records))
@@ -154,6 +196,7 @@ class Batch:
             compression=compression,
             stored=stored,
             columns=columns,
+            attributes=self.attributes,
         )
 
     def finish(self, outcome: Outcome) -> None:

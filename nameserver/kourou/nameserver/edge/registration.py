@@ -8,11 +8,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from kourou.core.clock import Clock
 from kourou.core.errors import BadRequest, KourouError
 from kourou.core.names import check_broker, check_topic
 from kourou.core.route import Placement, TopicType, parse_endpoint
+from kourou.http2.call import GrpcError, Kind, Method, StatusCode, StreamCall
 from kourou.nameserver.table import BrokerReport, RouteTable, TopicDefinition
 from kourou.proto.v1 import nameserver_pb2, nameserver_pb2_grpc
 
@@ -84,6 +86,8 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
             raise BadRequest(f"data plane port is {value.port}; from 1 to 65535 is allowed")
         if value.advertised != "auto":
             parse_endpoint(value.advertised)
+        if value.official_advertised not in ("", "auto"):
+            parse_endpoint(value.official_advertised)
         check_broker(value.broker)
         topics: list[TopicDefinition] = []
         for topic in value.topics:
@@ -101,7 +105,41 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
             value.port,
             value.version[:100],
             tuple(topics),
+            value.official_port if value.official_port < 65536 else 0,
+            value.official_advertised or "auto",
         )
+
+
+def registration_methods(service: RegistrationService) -> dict[str, Method]:
+    """The service for an engine that knows no protobuf."""
+
+    async def register(call: StreamCall) -> None:
+        async def messages() -> AsyncIterator[Any]:
+            while (data := await call.receive()) is not None:
+                try:
+                    yield nameserver_pb2.BrokerMessage.FromString(data)
+                except DecodeError:
+                    raise GrpcError(StatusCode.INVALID_ARGUMENT, "the message does not parse") from None
+
+        async for answer in service.Register(messages(), _Context(call)):
+            call.send(answer.SerializeToString())
+            await call.drain()
+
+    return {"/kourou.v1.Nameserver/Register": Method(Kind.BIDI_STREAM, stream=register)}
+
+
+class _Context:
+    """What the service asks of a call, in grpc's words."""
+
+    def __init__(self, call: StreamCall) -> None:
+        self._call = call
+
+    def peer(self) -> str:
+        host = self._call.peer.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        return f"ipv6:[{host}]:1" if ":" in host else f"ipv4:{host}:1"
+
+    async def abort(self, code: Any, text: str) -> None:
+        raise GrpcError(StatusCode(code.value[0]), text)
 
 
 def parse_topic(value: Any) -> TopicDefinition:

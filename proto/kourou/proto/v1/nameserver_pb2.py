@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kourou/proto/v1/nameserver.proto\x12\tkourou.v1\"p\n\rBrokerMessage\x12)\n\x06report\x18\x01 \x01(\x0b\x32\x17.kourou.v1.BrokerReportH\x00\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x14.kourou.v1.HeartbeatH\x00\x42\t\n\x07\x63ontent\"\xc0\x01\n\x0c\x42rokerReport\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0e\n\x06\x62roker\x18\x02 \x01(\t\x12\x11\n\tbroker_id\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x0e\n\x06master\x18\x05 \x01(\x08\x12\x12\n\nadvertised\x18\x06 \x01(\t\x12\x0c\n\x04port\x18\x07 \x01(\r\x12\x0f\n\x07version\x18\x08 \x01(\t\x12*\n\x06topics\x18\t \x03(\x0b\x32\x1a.kourou.v1.TopicDefinition\"j\n\x0fTopicDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\'\n\tplacement\x18\x03 \x03(\x0b\x32\x14.kourou.v1.Placement\x12\x12\n\ncreated_ms\x18\x04 \x01(\x03\"+\n\tPlacement\x12\x0e\n\x06\x62roker\x18\x01 \x01(\t\x12\x0e\n\x06queues\x18\x02 \x01(\r\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"8\n\x11NameserverMessage\x12\x12\n\nnameserver\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x32T\n\nNameserver\x12\x46\n\x08Register\x12\x18.kourou.v1.BrokerMessage\x1a\x1c.kourou.v1.NameserverMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kourou/proto/v1/nameserver.proto\x12\tkourou.v1\"p\n\rBrokerMessage\x12)\n\x06report\x18\x01 \x01(\x0b\x32\x17.kourou.v1.BrokerReportH\x00\x12)\n\theartbeat\x18\x02 \x01(\x0b\x32\x14.kourou.v1.HeartbeatH\x00\x42\t\n\x07\x63ontent\"\xf4\x01\n\x0c\x42rokerReport\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0e\n\x06\x62roker\x18\x02 \x01(\t\x12\x11\n\tbroker_id\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x0e\n\x06master\x18\x05 \x01(\x08\x12\x12\n\nadvertised\x18\x06 \x01(\t\x12\x0c\n\x04port\x18\x07 \x01(\r\x12\x0f\n\x07version\x18\x08 \x01(\t\x12*\n\x06topics\x18\t \x03(\x0b\x32\x1a.kourou.v1.TopicDefinition\x12\x15\n\rofficial_port\x18\n \x01(\r\x12\x1b\n\x13official_advertised\x18\x0b \x01(\t\"j\n\x0fTopicDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\'\n\tplacement\x18\x03 \x03(\x0b\x32\x14.kourou.v1.Placement\x12\x12\n\ncreated_ms\x18\x04 \x01(\x03\"+\n\tPlacement\x12\x0e\n\x06\x62roker\x18\x01 \x01(\t\x12\x0e\n\x06queues\x18\x02 \x01(\r\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"8\n\x11NameserverMessage\x12\x12\n\nnameserver\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x32T\n\nNameserver\x12\x46\n\x08Register\x12\x18.kourou.v1.BrokerMessage\x1a\x1c.kourou.v1.NameserverMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BROKERMESSAGE']._serialized_start=47
   _globals['_BROKERMESSAGE']._serialized_end=159
   _globals['_BROKERREPORT']._serialized_start=162
-  _globals['_BROKERREPORT']._serialized_end=354
-  _globals['_TOPICDEFINITION']._serialized_start=356
-  _globals['_TOPICDEFINITION']._serialized_end=462
-  _globals['_PLACEMENT']._serialized_start=464
-  _globals['_PLACEMENT']._serialized_end=507
-  _globals['_HEARTBEAT']._serialized_start=509
-  _globals['_HEARTBEAT']._serialized_end=538
-  _globals['_NAMESERVERMESSAGE']._serialized_start=540
-  _globals['_NAMESERVERMESSAGE']._serialized_end=596
-  _globals['_NAMESERVER']._serialized_start=598
-  _globals['_NAMESERVER']._serialized_end=682
+  _globals['_BROKERREPORT']._serialized_end=406
+  _globals['_TOPICDEFINITION']._serialized_start=408
+  _globals['_TOPICDEFINITION']._serialized_end=514
+  _globals['_PLACEMENT']._serialized_start=516
+  _globals['_PLACEMENT']._serialized_end=559
+  _globals['_HEARTBEAT']._serialized_start=561
+  _globals['_HEARTBEAT']._serialized_end=590
+  _globals['_NAMESERVERMESSAGE']._serialized_start=592
+  _globals['_NAMESERVERMESSAGE']._serialized_end=648
+  _globals['_NAMESERVER']._serialized_start=650
+  _globals['_NAMESERVER']._serialized_end=734
 # @@protoc_insertion_point(module_scope)

@@ -15,7 +15,7 @@ class BrokerMessage(_message.Message):
     def __init__(self, report: _Optional[_Union[BrokerReport, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class BrokerReport(_message.Message):
-    __slots__ = ("cluster", "broker", "broker_id", "epoch", "master", "advertised", "port", "version", "topics")
+    __slots__ = ("cluster", "broker", "broker_id", "epoch", "master", "advertised", "port", "version", "topics", "official_port", "official_advertised")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     BROKER_FIELD_NUMBER: _ClassVar[int]
     BROKER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,8 @@ class BrokerReport(_message.Message):
     PORT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOPICS_FIELD_NUMBER: _ClassVar[int]
+    OFFICIAL_PORT_FIELD_NUMBER: _ClassVar[int]
+    OFFICIAL_ADVERTISED_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     broker: str
     broker_id: int
@@ -34,7 +36,9 @@ class BrokerReport(_message.Message):
     port: int
     version: str
     topics: _containers.RepeatedCompositeFieldContainer[TopicDefinition]
-    def __init__(self, cluster: _Optional[str] = ..., broker: _Optional[str] = ..., broker_id: _Optional[int] = ..., epoch: _Optional[int] = ..., master: _Optional[bool] = ..., advertised: _Optional[str] = ..., port: _Optional[int] = ..., version: _Optional[str] = ..., topics: _Optional[_Iterable[_Union[TopicDefinition, _Mapping]]] = ...) -> None: ...
+    official_port: int
+    official_advertised: str
+    def __init__(self, cluster: _Optional[str] = ..., broker: _Optional[str] = ..., broker_id: _Optional[int] = ..., epoch: _Optional[int] = ..., master: _Optional[bool] = ..., advertised: _Optional[str] = ..., port: _Optional[int] = ..., version: _Optional[str] = ..., topics: _Optional[_Iterable[_Union[TopicDefinition, _Mapping]]] = ..., official_port: _Optional[int] = ..., official_advertised: _Optional[str] = ...) -> None: ...
 
 class TopicDefinition(_message.Message):
     __slots__ = ("name", "type", "placement", "created_ms")

@@ -26,7 +26,7 @@ async def test_a_commit_under_way_does_not_undo_a_reset() -> None:
         assert (await _committed(stream, peer, number, (0, former, 7))).fenced == []
         reset = asyncio.create_task(stream.service.reset("g", "t", None, ("offset", 2)))
         await stream.turns()
-        assert peer.told[-1] == ("taken", 0, former)
+        assert peer.told[-1:] == [("taken", 0, former)]
         late = stream.commit(peer, number, (0, former, 9))
         assert late.fenced == [0]
         assert await stream.finish(reset) == [(0, 7, 2)]
@@ -108,7 +108,7 @@ async def test_when_the_disk_fails_the_readers_are_told_all_the_same() -> None:
         with pytest.raises(FlushFailed):
             await reset
         assert stream.failures == ["broken"]
-        assert peer.told[-1][:3] == ("assign", 0, (1, 2))
+        assert list(peer.told[-1])[:3] == ["assign", 0, (1, 2)]
 
 
 async def test_what_is_wrong_is_refused_before_anybody_is_fenced() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -435,3 +437,18 @@ def test_time_that_steps_back() -> None:
     for at, store_ms in enumerate([100, 200, 150, 160, 300]):
         index.add(1, at, at * 100, 100, 1, 0, store_ms, 0, 0, None)
     assert [index.by_time(1, ms) for ms in (0, 100, 101, 155, 200, 201, 300, 301)] == [0, 0, 1, 1, 1, 4, 4, 5]
+
+
+def test_rolling_and_looking_up_import_nothing() -> None:
+    """``numpy.unique`` imports ``numpy.ma`` at its first call, which held the loop for 9 ms at the first roll."""
+    program = (
+        "import sys, numpy as np;"
+        "from kourou.broker.store.logindex import LogIndex;"
+        "index = LogIndex(None); before = set(sys.modules);"
+        "[index.add(1 << 32 | n % 3, n, n * 100, 100, 1, 0, n, 7, n, np.array([5], np.uint32)) for n in range(9)];"
+        "found = index.by_key(5, limit=9); index.roll(900); index.build_sealed(0);"
+        "print(len(found), sorted(set(sys.modules) - before))"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "9 []"

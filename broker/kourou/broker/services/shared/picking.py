@@ -12,10 +12,12 @@ from typing import Any
 from kourou.broker.machines.ledger import PARKED_MAX, Candidate, QueueLedger
 from kourou.broker.services.records import DecodedFrame, StoredMessage
 from kourou.broker.services.shared.request import ReceiveRequest
+from kourou.core.frame import MOVED
+from kourou.core.records import Field, iterate_fields
 from kourou.core.route import TopicType
+from kourou.core.sources import Reason, decode_source
 
 SCAN_MAX = 2_000  # messages looked at in one go that turn out not to be wanted
-ORDERED = frozenset({TopicType.FIFO, TopicType.LITE})
 Find = Callable[[int], DecodedFrame | None]
 
 
@@ -40,6 +42,8 @@ class Pick:
             "d": due_ms,
             "o": [candidate.offset for candidate, _ in self.chosen],
         }
+        if self.chosen:
+            record["c"] = request.client
         if any(candidate.attempt != 1 for candidate, _ in self.chosen):
             record["a"] = [candidate.attempt for candidate, _ in self.chosen]
         if any(candidate.group for candidate, _ in self.chosen):
@@ -118,7 +122,10 @@ class Picker:
         """Go through a frame; False when this receive is full."""
         pick, wanted = self.pick, self._request.filter
         base, tags = decoded.prefix.queue_offset, decoded.tags
-        groups = decoded.groups if self._request.topic.type in ORDERED else None
+        kind = self._request.topic.type
+        groups = decoded.groups if kind is TopicType.FIFO else None
+        alone = 1 if kind is TopicType.LITE else 0  # a lite topic is one message group
+        moved = decoded.header.attributes & MOVED
         hashes = wanted.tag_hashes if wanted is not None else None
         for offset in range(first, decoded.end):
             if len(pick.chosen) >= limit or (pick.parked and self._parked_full()):
@@ -127,7 +134,10 @@ class Picker:
             if hashes is not None and (tags is None or tags[number] not in hashes):
                 pick.next = offset + 1
                 continue
-            group = groups[number] if groups is not None else 0
+            if moved and not for_group(decoded.parts(number)[0], self._request.group):
+                pick.next = offset + 1
+                continue
+            group = groups[number] if groups is not None else alone
             message: StoredMessage | None = None
             if wanted is not None:
                 message = decoded.message(offset)
@@ -135,6 +145,8 @@ class Picker:
                     pick.next = offset + 1
                     continue
             if group and self._blocked(group):
+                if alone:
+                    return False  # the rest of the queue waits where it is
                 pick.parked.append((offset, group))
                 self._passed.add(group)
                 pick.next = offset + 1
@@ -159,3 +171,12 @@ class Picker:
     def _parked_full(self) -> bool:
         held = len(self._ledger.parked) if self._ledger is not None else 0
         return held + len(self.pick.parked) >= PARKED_MAX
+
+
+def for_group(block: bytes, group: str) -> bool:
+    """A dead letter that was sent back is for the group alone that had given it up."""
+    for number, value in iterate_fields(block):
+        if number == Field.SOURCE:
+            source = decode_source(value)
+            return source.reason != Reason.REDRIVE or source.group == group
+    return True

@@ -6,6 +6,7 @@ a limit. When the client has gone its messages come back at once.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from kourou.broker.services.shared.request import Delivery
@@ -17,7 +18,7 @@ AHEAD_MS = 10_000  # renewed when the lease is over so soon
 STEPS_MS = (60_000, 180_000, 300_000, 600_000, 1_800_000, 3_600_000)
 AGE_MS_MAX = 3 * 3_600_000  # then it comes back, whatever its consumer does
 RELEASED_MS = 1_000
-A_TICK = 2_000
+A_TURN = 256
 
 Place = tuple[str, int, int, int]  # group, incarnation, queue, queue offset
 
@@ -78,6 +79,8 @@ class Renewals:
         now_ms = self._clock.wall_ms()
         done = 0
         for place, held in list(self._held.items()):
+            if self._held.get(place) is not held:
+                continue  # released, or received anew, meanwhile
             if not self._shared.holds(*place, held.serial):
                 self._forget(place)
                 continue
@@ -95,5 +98,5 @@ class Renewals:
             except KourouError:
                 return  # the disk is full, say: the next tick tries again
             done += 1
-            if done >= A_TICK:
-                return
+            if done % A_TURN == 0:
+                await asyncio.sleep(0)

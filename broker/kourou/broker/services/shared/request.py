@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from kourou.broker.machines.topics import Topic
@@ -22,6 +23,7 @@ class ReceiveRequest:
     queue: int | None = None  # where to look first
     attempt_id: str = ""  # the same again, from the same member: its answer was lost, it gets the same messages
     renewed: bool = False  # the broker keeps the messages invisible while the client lives
+    only: Set[int] | None = None  # nothing but these queues; None: all
     bytes_max: int = 8 * 1024 * 1024
     attempts_max: int = 16
 
@@ -46,8 +48,16 @@ class Waiter:
     request: ReceiveRequest
     done: Callable[[Outcome], None]
     finished: bool = False
+    timer: asyncio.TimerHandle | None = None  # ends it
 
     def finish(self, outcome: Outcome) -> None:
         if not self.finished:
-            self.finished = True
+            self.end()
             self.done(outcome)
+
+    def end(self) -> None:
+        """Nothing comes any more; what it got is not kept until its time is over."""
+        self.finished = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

@@ -11,25 +11,29 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from kourou.broker.machines.ledger import QueueLedger
 from kourou.broker.machines.shared import CHANGED, RENEWED, UNCOUNTED
+from kourou.broker.machines.topics import Topic
 from kourou.broker.services.journal import Arrived, Journal
-from kourou.broker.services.records import RecordReader
+from kourou.broker.services.records import DecodedFrame, RecordReader
 from kourou.broker.services.shared.alarms import Alarms, Place
 from kourou.broker.services.shared.picking import Pick, Picker
 from kourou.broker.services.shared.request import Delivery, Outcome, ReceiveRequest, Waiter
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.store import Store
 from kourou.core.clock import Clock
-from kourou.core.errors import InvalidReceiptHandle, KourouError, TooManyRequests
+from kourou.core.errors import InvalidReceiptHandle, KourouError, TooManyRequests, TopicNotFound
+from kourou.core.frame import QUEUE_ID_MAX
 from kourou.core.handles import Handles, Receipt, group_hash
 from kourou.core.route import TopicType
 
 WAITING_MAX = 100_000
 ATTEMPTS_KEPT = 10_000
 EXHAUSTED_A_TURN = 256
+HASTY_MS = 1_000  # at most so long a receive that does not want to wait is held for a read or a long look
+BEGIN_A_RECORD = 1_024
 FRESH_BYTES = 1024 * 1024 * 1024  # a queue whose first message is not further back in the log is new
 
 
@@ -44,6 +48,9 @@ class Reader:
     waiting: deque[Waiter] = field(default_factory=deque)
     ready: dict[int, None] = field(default_factory=dict)  # queues that may have something
     loading: set[int] = field(default_factory=set)  # queues whose next frame is read from the disk
+    hasty: set[Waiter] = field(default_factory=set)  # of those that wait: for what is read or looked through now, no longer
+    full: set[int] = field(default_factory=set)  # queues with as many open or parked messages as may be
+    lows: dict[int, int] = field(default_factory=dict)  # lowest offset held, when the queue was last looked at
     attempts_max: int = 16
     scheduled: bool = False
 
@@ -78,11 +85,13 @@ class SharedService:
         self._parked = 0
         self._alarms = Alarms(self._loop, clock, self._rang)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._recovered: dict[Place, int] = {}  # serials at the start of this epoch
         self.graves: Buried | None = None
         self.messages_out = 0
         self.acked = 0
         for group, incarnation in state.shared.places():
             for queue, ledger in state.shared.of(group, incarnation).items():
+                self._recovered[group, incarnation, queue] = ledger.serial
                 self._set_alarm(group, incarnation, queue, ledger)
         journal.on_confirmed(self._arrived)
 
@@ -104,14 +113,18 @@ class SharedService:
         return waiter
 
     def _park(self, reader: Reader, waiter: Waiter, wait_ms: int) -> None:
-        if wait_ms <= 0 and not reader.loading:
-            waiter.finish([])
-            return
+        if wait_ms <= 0:
+            if not reader.loading and not reader.ready:
+                waiter.finish([])
+                return
+            wait_ms = HASTY_MS
+            reader.hasty.add(waiter)
         if self._parked >= WAITING_MAX:
+            reader.hasty.discard(waiter)
             raise TooManyRequests(f"{WAITING_MAX} receives wait already", retry_after_ms=1_000)
         self._parked += 1
         reader.waiting.append(waiter)
-        self._loop.call_later(max(wait_ms, 1 if not reader.loading else 1_000) / 1000, self._give_up, reader, waiter)
+        waiter.timer = self._loop.call_later(wait_ms / 1000, self._give_up, reader, waiter)
 
     def _give_up(self, reader: Reader, waiter: Waiter) -> None:
         if not waiter.finished:
@@ -119,6 +132,7 @@ class SharedService:
             self.leave(reader, waiter)
 
     def leave(self, reader: Reader, waiter: Waiter) -> None:
+        reader.hasty.discard(waiter)
         try:
             reader.waiting.remove(waiter)
         except ValueError:
@@ -127,7 +141,7 @@ class SharedService:
 
     def cancel(self, waiter: Waiter) -> None:
         """Whoever waits has gone."""
-        waiter.finished = True
+        waiter.end()
         request = waiter.request
         reader = self._readers.get((request.group, request.topic.incarnation))
         if reader is not None:
@@ -142,17 +156,43 @@ class SharedService:
             reader = self._readers[place] = Reader(*place, topic.name, ordered)
             self._by_topic.setdefault(topic.incarnation, []).append(reader)
             self._records.want(topic.incarnation)
-            reader.ready = dict.fromkeys(range(topic.queues))
+            if topic.type is not TopicType.LITE:
+                reader.ready = dict.fromkeys(range(topic.queues))
+                if not self._state.shared.of(*place):
+                    self._begin(reader, topic.queues)
         reader.attempts_max = request.attempts_max
         return reader
+
+    def _begin(self, reader: Reader, queues: int) -> None:
+        """A group that is new on a topic. From here on a queue without a ledger is one that has begun since, and is read
+        from its first message on, however much of it there is by then."""
+        places = []
+        for queue in range(queues):
+            key = reader.incarnation << 32 | queue
+            low, high = self._store.queue_bounds(key)
+            if high or (queue == queues - 1 and not places):
+                places.append((queue, self._first(key, low, high)))
+        for at in range(0, len(places), BEGIN_A_RECORD):
+            entries = places[at : at + BEGIN_A_RECORD]
+            self._journal.submit_applied({"t": "pos", "g": reader.group, "i": reader.incarnation, "e": entries}, _ignore)
 
     def _serve(self, reader: Reader, waiter: Waiter) -> bool:
         """Answer a receive if there is anything for it."""
         request = waiter.request
         found: list[Delivery] = []
         room = request.bytes_max
+        broken: KourouError | None = None
+        if not self._state.topics.is_live(reader.incarnation):
+            raise TopicNotFound(f"topic {reader.topic} was deleted")
         for queue in self._order(reader, request):
-            pick = self._pick(reader, request, queue, request.limit - len(found), room)
+            try:
+                pick = self._pick(reader, request, queue, request.limit - len(found), room)
+            except KourouError as failure:  # a damaged queue: said to whoever comes, but the others go on
+                broken = failure
+                reader.ready.pop(queue, None)
+                if found:
+                    reader.ready[queue] = None
+                continue
             if pick is None:
                 continue
             more = self._hand_out(request, queue, pick)
@@ -161,6 +201,8 @@ class SharedService:
             if len(found) >= request.limit or room <= 0:
                 break
         if not found:
+            if broken is not None:
+                raise broken
             return False
         if request.attempt_id:
             self._remember(request, found)
@@ -171,6 +213,9 @@ class SharedService:
     @staticmethod
     def _order(reader: Reader, request: ReceiveRequest) -> Iterable[int]:
         """Which queues to look into: the one that was asked for first; else each in its turn; urgent ones first."""
+        if request.only is not None:
+            few, many = sorted((reader.ready.keys(), request.only), key=len)
+            return [queue for queue in list(few) if queue in many]
         ready = list(reader.ready)
         if request.topic.type is TopicType.PRIORITY:
             return sorted(ready, reverse=True)
@@ -185,27 +230,23 @@ class SharedService:
         key = reader.incarnation << 32 | queue
         low, high = self._store.queue_bounds(key)
         ledger = self._state.shared.find(reader.group, reader.incarnation, queue)
+        start = low
         if ledger is not None:
+            if low > reader.lows.get(queue, 0):
+                reader.lows[queue] = low
+                self._taken(reader, queue, ledger.below(low))
             if ledger.ripen(self._clock.wall_ms()):
                 self._bury(reader, queue, ledger)
             start = max(ledger.next, low)
-            if ledger.next >= high and not ledger.ripe and not ledger.free:
-                reader.ready.pop(queue, None)
-                return None
-        else:
-            start = self._first(key, low, high)
-            if start >= high:
-                if high == 0:
-                    reader.ready.pop(queue, None)
-                    return None
-                pick = Pick(start)
-                self._journal.submit_applied(pick.record(request, queue, 0), _ignore)
-                reader.ready.pop(queue, None)
-                return None
-        find = self._finder(key, low)
+            if ledger.full:
+                reader.full.add(queue)
+        if start >= high and (ledger is None or (not ledger.ripe and not ledger.free)):
+            reader.ready.pop(queue, None)
+            return None
+        find = self._finder(key)
         picker = Picker(request, ledger, find, start=start, end=high, below=self._journal.confirmed)
         pick = picker.run(limit, bytes_max)
-        if pick.cold is not None:
+        if pick.cold is not None and not self._records.is_unconfirmed(key, pick.cold):
             self._load(reader, queue, key, pick.cold)
         reader.ready.pop(queue, None)
         if pick.chosen or pick.more:
@@ -224,13 +265,15 @@ class SharedService:
                 return 0
         return high
 
-    def _finder(self, key: int, low: int) -> Callable[[int], Any]:
-        records = self._records
+    def _taken(self, reader: Reader, queue: int, offsets: list[int]) -> None:
+        """Retention has taken messages that were not acknowledged yet: they hold nothing up any more."""
+        if offsets:
+            record = {"t": "ack", "g": reader.group, "i": reader.incarnation, "e": [(queue, offsets)]}
+            self._journal.submit_applied(record, _ignore)
 
-        def find(offset: int) -> Any:
-            return records.find(key, max(offset, low))
-
-        return find
+    def _finder(self, key: int) -> Callable[[int], DecodedFrame | None]:
+        find = self._records.find
+        return lambda offset: find(key, offset)
 
     def _hand_out(self, request: ReceiveRequest, queue: int, pick: Pick) -> list[Delivery]:
         incarnation = request.topic.incarnation
@@ -273,9 +316,11 @@ class SharedService:
         for queue, offset, serial in held:
             ledger = self._state.shared.find(request.group, incarnation, queue)
             lease = ledger.live(offset, serial) if ledger is not None else None
-            decoded = self._records.find(incarnation << 32 | queue, offset) if lease is not None else None
-            if lease is None or decoded is None or lease.due_ms <= self._clock.wall_ms():
+            if lease is None or lease.due_ms <= self._clock.wall_ms():
                 continue
+            decoded = self._records.find(incarnation << 32 | queue, offset)
+            if decoded is None:
+                break  # a later one must not come without it
             receipt = Receipt(
                 self._store.epoch, group_hash(request.group), incarnation, queue, offset, serial, lease.attempt
             )
@@ -289,8 +334,11 @@ class SharedService:
     def _arrived(self, arrived: list[Arrived]) -> None:
         by_topic = self._by_topic
         for key, _, _ in arrived if by_topic else ():
+            queue = key & 0xFFFFFFFF
+            if queue > QUEUE_ID_MAX:
+                continue  # it waits for its time, or for a decision
             for reader in by_topic.get(key >> 32, ()):
-                reader.ready[key & 0xFFFFFFFF] = None
+                reader.ready[queue] = None
                 if reader.waiting:
                     self._serve_soon(reader)
 
@@ -304,7 +352,7 @@ class SharedService:
         reader.scheduled = False
         for _ in range(len(reader.waiting)):
             if not reader.ready:
-                return
+                break
             waiter = reader.waiting.popleft()
             try:
                 self._journal.check_open()
@@ -314,8 +362,12 @@ class SharedService:
                 served = True
             if served:
                 self._parked -= 1
+                reader.hasty.discard(waiter)
             else:
                 reader.waiting.append(waiter)
+        if reader.hasty and not reader.ready and not reader.loading:
+            for waiter in list(reader.hasty):
+                self._give_up(reader, waiter)
 
     def _load(self, reader: Reader, queue: int, key: int, offset: int) -> None:
         if queue in reader.loading:
@@ -325,12 +377,13 @@ class SharedService:
         async def load() -> None:
             try:
                 await self._records.load(key, offset)
+                reader.ready[queue] = None
             except KourouError as failure:
                 for waiter in list(reader.waiting):
                     waiter.finish(failure)
+                    self.leave(reader, waiter)
             finally:
                 reader.loading.discard(queue)
-                reader.ready[queue] = None
                 self._serve_soon(reader)
 
         task = self._loop.create_task(load())
@@ -365,15 +418,27 @@ class SharedService:
     def _bury_in(self, group: str, incarnation: int, queue: int, ledger: QueueLedger, attempts_max: int) -> None:
         if self.graves is None:
             return
-        offsets = ledger.exhausted(attempts_max)[:EXHAUSTED_A_TURN]
+        offsets = ledger.exhausted(attempts_max)
         if offsets:
+            if len(offsets) > EXHAUSTED_A_TURN:
+                del offsets[EXHAUSTED_A_TURN:]
+                self._alarms.set((group, incarnation, queue), self._clock.wall_ms())
             ledger.dying.update(offsets)
             self.graves.bury(group, incarnation, queue, offsets)
 
+    def look_again(self, group: str, topic: Topic, queues: Iterable[int]) -> None:
+        """Somebody wants queues now that may have had messages before."""
+        reader = self._readers.get((group, topic.incarnation))
+        if reader is not None:
+            reader.ready.update(dict.fromkeys(queues))
+            if reader.waiting:
+                self._serve_soon(reader)
+
     def freed(self, group: str, incarnation: int, queue: int) -> None:
-        """Something was settled: in an ordered topic that may let others go."""
+        """Something was settled: in an ordered topic that may let others go, and in a queue that was full."""
         reader = self._readers.get((group, incarnation))
-        if reader is not None and reader.ordered:
+        if reader is not None and (reader.ordered or queue in reader.full):
+            reader.full.discard(queue)
             reader.ready[queue] = None
             if reader.waiting:
                 self._serve_soon(reader)
@@ -389,10 +454,19 @@ class SharedService:
             raise InvalidReceiptHandle("the topic of the handle was deleted")
         return receipt, self._state.shared.find(group, receipt.incarnation, receipt.queue)
 
-    def _valid(self, ledger: QueueLedger, receipt: Receipt) -> bool:
-        """Whether a delivery is still its receiver's to settle."""
+    def _valid(self, group: str, ledger: QueueLedger, receipt: Receipt) -> bool:
+        """Whether a delivery is still its receiver's to settle.
+
+        Serials of hand-outs that were lost in a crash are given out again: a handle of an earlier epoch is good only for
+        what was recovered.
+        """
         lease = ledger.live(receipt.queue_offset, receipt.serial)
-        return lease is not None and lease.due_ms > self._clock.wall_ms()
+        if lease is None or lease.due_ms <= self._clock.wall_ms():
+            return False
+        if receipt.epoch == self._store.epoch:
+            return True
+        last = self._recovered.get((group, receipt.incarnation, receipt.queue), 0)
+        return (last - receipt.serial) & 0xFFFFFFFF < 0x80000000
 
     def ack(self, group: str, handles: Sequence[str], done: Callable[[list[KourouError | None]], None]) -> None:
         """Settle deliveries; ``done`` gets an error, or None, for each. Settled before is no error."""
@@ -404,7 +478,7 @@ class SharedService:
                 receipt, ledger = self.open_handle(group, text)
                 if ledger is None or receipt.queue_offset >= ledger.next:
                     raise InvalidReceiptHandle("the delivery was lost in a restart; the message will come again")
-                if self._valid(ledger, receipt):
+                if self._valid(group, ledger, receipt):
                     queues = settled.setdefault(receipt.incarnation, {})
                     queues.setdefault(receipt.queue, []).append(receipt.queue_offset)
                 elif receipt.queue_offset in ledger.open or receipt.queue_offset in ledger.parked:
@@ -439,13 +513,14 @@ class SharedService:
         try:
             self._journal.check_open()
             receipt, ledger = self.open_handle(group, text)
-            if ledger is None or not self._valid(ledger, receipt):
+            if ledger is None or not self._valid(group, ledger, receipt):
                 raise InvalidReceiptHandle("the time of the delivery is over, or the message was settled since")
         except KourouError as failure:
             done(failure)
             return
         due_ms = self._clock.wall_ms() + invisible_ms
-        mode = UNCOUNTED if uncounted else CHANGED
+        counted = ledger.open[receipt.queue_offset].attempt >= receipt.attempt  # it was not suspended before
+        mode = UNCOUNTED if uncounted and counted else CHANGED
         self._due(group, receipt.incarnation, [(receipt.queue, receipt.queue_offset, due_ms, mode)], confirmed := _Once())
         lease = ledger.open[receipt.queue_offset]
         handle = self._handles.receipt(receipt._replace(serial=lease.serial, epoch=self._store.epoch))
@@ -502,7 +577,9 @@ class SharedService:
                 continue
             topic = self._state.topics.find(name)
             if topic is not None and topic.incarnation == reader.incarnation:
-                reader.ready.update(dict.fromkeys(range(topic.queues)))
+                if topic.type is not TopicType.LITE:
+                    reader.ready.update(dict.fromkeys(range(topic.queues)))
+                    self._serve_soon(reader)
                 continue
             self._drop(place, reader)
 

@@ -1,0 +1,372 @@
+"""Writing buckets of timers: from the log, or from older buckets.
+
+Both are jobs for a thread: ``run`` is *blocking* and touches only files and what it was handed; everything else is quick
+and belongs to the owner of the store. While a job runs some of its timers may be delivered or recalled; ``retired`` says
+which, when the bucket is about to be told to the log. A file that nobody told the log about is swept at the next start.
+
+The thread shares the interpreter with the event loop, so nothing here is one long call: numpy where it lets go of the
+lock, otherwise steps of a frame, or of a mebibyte.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kourou.broker.store.commitlog import CommitLog
+from kourou.broker.store.files import Files
+from kourou.broker.store.timerfile import TimerFile
+from kourou.broker.store.timerformat import ENTRY_DTYPE, FOLDER, Entries, bucket_name, start_of
+from kourou.core import compression, frame
+from kourou.core.errors import Corrupted, KourouError
+from kourou.core.frame import PREFIX_SIZE, Buffer, Column
+
+CHUNK = 1024 * 1024
+SPAN_BYTES_MAX = 16 * CHUNK  # where much between is left out, records are read one by one
+Place = tuple[int, int]  # log offset of a frame, record in it
+Bools = NDArray[np.bool_]
+
+
+class PageColumns(Protocol):
+    """A page of timers in memory, as ``machines.timers`` copies it."""
+
+    number: int
+    limit_ms: int
+    offsets: array[int]
+    starts: array[int]
+    records: array[int]
+    part_lanes: array[int]
+    due: array[int]
+    alive: bytes
+    lanes: array[int]
+
+
+@dataclass(slots=True)
+class Written:
+    """A bucket file. ``start`` and ``end`` are places in the log, between which all of its timers were stored."""
+
+    number: int
+    entries: Entries
+    start: Place
+    end: Place
+    size: int
+    checksum: int
+
+
+def write_bucket(files: Files, number: int, entries: Entries, records: Iterator[Buffer]) -> tuple[int, int]:
+    """(size, checksum) of the file, durably. ``records`` are those of the entries, in whatever pieces."""
+    name = bucket_name(number)
+    temporary = f"{name}.tmp"
+    files.remove(temporary)
+    head, checksum = start_of(number, entries)
+    file = files.open(temporary)
+    try:
+        for at in range(0, len(head), CHUNK):
+            file.append([memoryview(head)[at : at + CHUNK]])
+        pieces: list[Buffer] = []
+        size = 0
+        for record in records:
+            pieces.append(record)
+            size += len(record)
+            if size >= CHUNK or len(pieces) >= 1024:
+                file.append([b"".join(pieces)])
+                pieces, size = [], 0
+        file.append([b"".join(pieces)])
+        file.sync()
+        size = file.size
+        file.close()
+        files.rename(temporary, name)
+        files.sync_folder(FOLDER)
+    except KourouError:
+        file.close()
+        files.remove(temporary)
+        raise
+    return size, checksum
+
+
+class Spill:
+    """Moves timers that are due at or after ``from_ms`` out of pages in memory: their messages come from the log.
+
+    Stops behind ``bytes_max`` of them. ``lost`` counts those whose frames can't be read, by incarnation.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        log: CommitLog,
+        pages: Sequence[PageColumns],
+        *,
+        number: int,
+        from_ms: int,
+        rows_min: int,
+        bytes_max: int,
+    ) -> None:
+        self.number = number
+        self.from_ms = from_ms
+        self.lost: dict[int, int] = {}
+        self.damaged: list[tuple[int, str]] = []  # log offset, reason
+        self.written: Written | None = None
+        self._files = files
+        self._log = log
+        self._pages = pages
+        self._rows_min = rows_min  # fewer: nothing is written
+        self._bytes_max = bytes_max
+        self._chosen: list[NDArray[np.int64]] = []  # of each page, the numbers of the timers that go
+        self._position_of: NDArray[np.int64] = np.zeros(0, np.int64)  # by row in log order; -1: lost
+        self.rows = 0
+        self.is_partial = False  # there was more
+
+    def run(self) -> None:
+        """Raises DiskFull, FlushFailed, DamagedLog."""
+        columns = list(map(self._choose, self._pages))
+        due, offsets, records, lanes = (np.concatenate([each[number] for each in columns]) for number in range(4))
+        self.rows = len(due)
+        if self.rows < self._rows_min:
+            return
+        found = _Found()
+        self._read_frames(offsets, records, lanes, found)
+        self.is_partial = self.rows < len(due)
+        if self.is_partial:
+            end = int(offsets[self.rows]), int(records[self.rows])
+        else:
+            last = self._pages[-1]
+            end = last.offsets[-1], last.records[-1] + len(last.due) - last.starts[-1]
+        whole = np.frombuffer(found.whole, np.bool_)
+        rows = np.flatnonzero(whole)
+        start = self._pages[0].offsets[0], self._pages[0].records[0]
+        self._position_of = np.full(self.rows, -1, np.int64)
+        entries = np.zeros(len(rows), ENTRY_DTYPE)
+        size = checksum = 0
+        if len(rows):
+            order = rows[np.lexsort((records[rows], offsets[rows], due[rows]))]
+            self._position_of[order] = np.arange(len(order))
+            entries["due"], entries["log_offset"], entries["record"] = due[order], offsets[order], records[order]
+            entries["incarnation"], entries["queue"] = lanes[order] >> np.uint64(32), lanes[order] & np.uint64(0xFFFFFFFF)
+            for name, values in found.columns():
+                entries[name] = np.frombuffer(values, values.typecode)[order]
+            bodies = found.bodies
+            size, checksum = write_bucket(self._files, self.number, entries, (bodies[row] for row in _steps(order)))
+        self.written = Written(self.number, entries, start, end, size, checksum)
+
+    def _choose(
+        self, page: PageColumns
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64]]:
+        """(due time, log offset, record, lane) of the timers of a page that go."""
+        due = np.frombuffer(page.due, np.int64)
+        chosen = np.flatnonzero((np.frombuffer(page.alive, np.uint8) != 0) & (due >= self.from_ms) & (due < page.limit_ms))
+        self._chosen.append(chosen)
+        starts = np.frombuffer(page.starts, np.uint16)
+        part = np.searchsorted(starts, chosen, "right") - 1
+        records = np.frombuffer(page.records, np.uint16)[part] + (chosen - starts[part]).astype(np.uint32)
+        lanes = np.frombuffer(page.lanes, np.uint64)[np.frombuffer(page.part_lanes, np.uint16)[part]]
+        return due[chosen], np.frombuffer(page.offsets, np.uint64)[part], records.astype(np.uint32), lanes
+
+    def _read_frames(
+        self, offsets: NDArray[np.uint64], records: NDArray[np.uint32], lanes: NDArray[np.uint64], found: _Found
+    ) -> None:
+        heads = np.flatnonzero(np.diff(offsets, prepend=offsets[0] + np.uint64(1))).tolist()
+        for head, upto in zip(heads, [*heads[1:], len(offsets)], strict=True):
+            if found.size and found.size >= self._bytes_max:
+                self.rows = head
+                return
+            offset, numbers = int(offsets[head]), records[head:upto].tolist()
+            try:
+                found.take(self._log.read_frame(offset), numbers)
+            except Corrupted as failure:
+                found.miss(len(numbers))
+                self.damaged.append((offset, str(failure)))
+                incarnation = int(lanes[head]) >> 32
+                self.lost[incarnation] = self.lost.get(incarnation, 0) + len(numbers)
+
+    def retired(self, alive: Callable[[int], bytes]) -> Bools:
+        """By position: what is not in memory any more. ``alive`` answers which timers of a page are, none if it is gone."""
+        assert self.written is not None
+        gone = np.zeros(len(self.written.entries), np.bool_)
+        first = 0
+        for page, chosen in zip(self._pages, self._chosen, strict=True):
+            now = alive(page.number)
+            rows = self._position_of[first : first + len(chosen)]
+            first += len(chosen)
+            if now[: len(page.alive)] == page.alive:
+                continue
+            still = np.zeros(len(page.alive), np.uint8) if not now else np.frombuffer(now, np.uint8)
+            positions = rows[still[chosen[: len(rows)]] == 0]
+            gone[positions[positions >= 0]] = True
+        return gone
+
+
+@dataclass(slots=True)
+class _Found:
+    """The messages of a spill, in log order."""
+
+    whole: bytearray = field(default_factory=bytearray)
+    producer: array[int] = field(default_factory=lambda: array("Q"))
+    sequence: array[int] = field(default_factory=lambda: array("Q"))
+    born: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("I"))
+    properties: array[int] = field(default_factory=lambda: array("I"))
+    crc: array[int] = field(default_factory=lambda: array("I"))
+    bodies: list[Buffer] = field(default_factory=list)
+    size: int = 0  # of what is held in memory
+
+    def columns(self) -> Iterator[tuple[str, array[int]]]:
+        yield from (("producer", self.producer), ("sequence", self.sequence), ("born", self.born))
+        yield from (("size", self.sizes), ("properties", self.properties), ("crc", self.crc))
+
+    def take(self, data: bytes, numbers: list[int]) -> None:
+        """Records of a frame. Raises Corrupted."""
+        header = frame.parse_sealed(data, PREFIX_SIZE)
+        at = PREFIX_SIZE + header.records_at
+        records: Buffer = memoryview(data)[at : at + header.records_size]
+        if header.compression:
+            records = compression.inflate(header.compression, records, header.raw_size)
+        bounds = frame.record_bounds(data, PREFIX_SIZE, header)
+        sizes = frame.column(data, PREFIX_SIZE, header, Column.PROPERTY_SIZES)
+        deltas = frame.column(data, PREFIX_SIZE, header, Column.BORN_DELTAS)
+        bodies = [records[bounds[number] : bounds[number + 1]] for number in numbers]
+        count = len(numbers)
+        self.producer.extend([header.producer_id] * count)
+        self.sequence.extend([header.sequence] * count)
+        self.born.extend([header.born_ms + (deltas[number] if deltas is not None else 0) for number in numbers])
+        self.sizes.extend(map(len, bodies))
+        self.properties.extend([sizes[number] if sizes is not None else 0 for number in numbers])
+        self.crc.extend(map(zlib.crc32, bodies))
+        self.bodies += bodies
+        self.whole += b"\1" * count
+        self.size += len(data)
+
+    def miss(self, count: int) -> None:
+        for _, values in self.columns():
+            values.extend([0] * count)
+        self.bodies += [b""] * count
+        self.whole += bytes(count)
+
+
+@dataclass(slots=True)
+class Source:
+    """A bucket to be merged, as it was when the job was made: what is retired in it is left out."""
+
+    number: int
+    checksum: int
+    floor: int
+    bits: bytes
+    start: Place
+    end: Place
+
+
+class Merge:
+    """Makes one bucket of several, or of one with much in it that is retired."""
+
+    def __init__(
+        self,
+        files: Files,
+        sources: Sequence[Source],
+        *,
+        number: int,
+        moved: frozenset[Place],
+        deleted: Callable[[int], bool],
+    ) -> None:
+        self.number = number
+        self.sources = sources
+        self.written: Written | None = None
+        self._files = files
+        self._moved = moved
+        self._deleted = deleted
+        self._rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # (source, position in it) by new position
+
+    def run(self) -> None:
+        """Raises DiskFull, FlushFailed, DamagedLog."""
+        opened = [TimerFile(self._files, source.number, checksum=source.checksum) for source in self.sources]
+        chosen: list[Entries] = []
+        origins: list[NDArray[np.int64]] = []
+        positions: list[NDArray[np.int64]] = []
+        for number, (source, file) in enumerate(zip(self.sources, opened, strict=True)):
+            entries = file.entries(floor=source.floor)
+            first = source.floor // 1024 * 1024
+            kept = ~_retired(np.arange(first, first + len(entries)), source.floor, source.bits) & ~_at(entries, self._moved)
+            gone = [topic for topic in np.unique(entries["incarnation"]).tolist() if self._deleted(topic)]
+            kept &= ~np.isin(entries["incarnation"], gone)
+            chosen.append(entries[kept])
+            positions.append(np.flatnonzero(kept) + first)
+            origins.append(np.full(len(chosen[-1]), number, np.int64))
+        entries = np.concatenate(chosen)
+        order = np.lexsort((entries["record"], entries["log_offset"], entries["due"]))
+        entries = entries[order]
+        origin = np.concatenate(origins)[order]
+        self._rows = origin, np.concatenate(positions)[order]
+        size = checksum = 0
+        if len(entries):
+            places = entries["place"].copy()
+            pieces = _copied(opened, origin, places, entries["size"])
+            size, checksum = write_bucket(self._files, self.number, entries, pieces)
+        start, end = min(source.start for source in self.sources), max(source.end for source in self.sources)
+        self.written = Written(self.number, entries, start, end, size, checksum)
+
+    def retired(self, now: Callable[[int], tuple[int, bytes]], moved: frozenset[Place]) -> Bools:
+        """By position: what was retired meanwhile. ``now`` answers floor and bits of a source."""
+        assert self.written is not None
+        assert self._rows is not None
+        origin, positions = self._rows
+        gone = _at(self.written.entries, moved)
+        for number, source in enumerate(self.sources):
+            of_source = np.flatnonzero(origin == number)
+            gone[of_source[_retired(positions[of_source], *now(source.number))]] = True
+        return gone
+
+
+def _retired(positions: NDArray[np.int64], floor: int, bits: bytes) -> Bools:
+    gone: Bools = positions < floor
+    if bits:
+        set_bits = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
+        gone |= set_bits[positions] != 0
+    return gone
+
+
+def _at(entries: Entries, places: frozenset[Place]) -> Bools:
+    """Which entries are at one of some places."""
+    found = np.zeros(len(entries), np.bool_)
+    if places:
+        maybe = np.flatnonzero(np.isin(entries["log_offset"], np.array([at for at, _ in places], np.uint64)))
+        for position in maybe.tolist():
+            entry = entries[position]
+            found[position] = (int(entry["log_offset"]), int(entry["record"])) in places
+    return found
+
+
+def _steps(order: NDArray[np.int64]) -> Iterator[int]:
+    for at in range(0, len(order), 1024):
+        yield from order[at : at + 1024].tolist()
+
+
+def _copied(
+    files: Sequence[TimerFile], origin: NDArray[np.int64], places: NDArray[np.uint64], sizes: NDArray[np.uint32]
+) -> Iterator[Buffer]:
+    """The records of entries, each file read from its start to its end. What is damaged stays so, and is found out by
+    its checksum when it is delivered."""
+    ends = np.cumsum(sizes.astype(np.uint64))
+    at = 0
+    while at < len(origin):
+        upto = max(at + 1, int(np.searchsorted(ends, (ends[at - 1] if at else 0) + np.uint64(CHUNK), "right")))
+        upto = min(upto, at + 4096)
+        spans: dict[int, tuple[int, memoryview]] = {}
+        for number in np.unique(origin[at:upto]).tolist():
+            rows = np.flatnonzero(origin[at:upto] == number) + at
+            start = int(places[rows[0]])
+            size = int(places[rows[-1]]) + int(sizes[rows[-1]]) - start
+            if size <= SPAN_BYTES_MAX:
+                spans[number] = start, memoryview(files[number].read(start, size))
+        for number, place, size in zip(
+            origin[at:upto].tolist(), places[at:upto].tolist(), sizes[at:upto].tolist(), strict=True
+        ):
+            if number in spans:
+                start, data = spans[number]
+                yield data[place - start : place - start + size]
+            else:
+                yield files[number].read(place, size)
+        at = upto

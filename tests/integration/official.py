@@ -15,11 +15,29 @@ import grpc.aio
 from kourou.client import Client
 from kourou.proto.rocketmq.v2 import definition_pb2 as pb
 from kourou.proto.rocketmq.v2 import service_pb2 as service
-from kourou.proto.rocketmq.v2.service_pb2_grpc import MessagingServiceStub
 from tests.integration.node import Node
 
 Code = pb.Code
 UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+class Stub:
+    """``stub.SendMessage(request, …)``: the calls of the service, made from its descriptor."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        for method in service.DESCRIPTOR.services_by_name["MessagingService"].methods:
+            path = f"/{method.containing_service.full_name}/{method.name}"
+            make: Any = channel.unary_unary
+            if method.client_streaming:
+                make = channel.stream_stream
+            elif method.server_streaming:
+                make = channel.unary_stream
+            request, answer = method.input_type._concrete_class, method.output_type._concrete_class
+            setattr(
+                self,
+                method.name,
+                make(path, request_serializer=request.SerializeToString, response_deserializer=answer.FromString),
+            )
 
 
 def endpoints(port: int = 8081) -> pb.Endpoints:
@@ -72,7 +90,7 @@ class Official:
         self.client = client if client is not None else f"host@1@{uuid.uuid4().hex}"
         self.metadata = (("x-mq-client-id", self.client), ("x-mq-language", "PYTHON"))
         self.channel = grpc.aio.insecure_channel(self.address, options=UNLIMITED)
-        self.stub: Any = MessagingServiceStub(self.channel)  # type: ignore[no-untyped-call]
+        self.stub: Any = Stub(self.channel)
 
     async def __aenter__(self) -> Self:
         return self

@@ -56,7 +56,12 @@ async def test_what_is_sent_comes_back(node: Node) -> None:
         assert (first.body, first.id, first.offset, first.queue, first.attempt) == (b"text", receipt.id, 0, 0, 1)
         assert (first.key, first.keys, first.tag, first.properties) == ("k", ("k", "l"), "t", {"a": "ä", "b": ""})
         assert [(m.body, m.tag) for m in rest] == [(b"plain", None), (b"rich", "u")]
-        assert (first.topic, first.broker, first.message_group, first.deliver_at_ms) == ("fields", receipt.broker, None, None)
+        assert (first.topic, first.broker, first.message_group, first.deliver_at_ms) == (
+            "fields",
+            receipt.broker,
+            None,
+            None,
+        )
         assert first.store_ms == receipt.store_ms
         assert len({m.id for m in [first, *rest]}) == 3
         async with client.shared_consumer("fields", group="fields") as consumer:
@@ -272,7 +277,7 @@ async def test_what_can_not_be_used_is_said_at_once(node: Node, tmp_path: Path) 
                 pass
         for bad in ({"invisible_s": 0.5}, {"prefetch": 0}, {"concurrency": 0}, {"filter": 5}):
             with pytest.raises(BadRequest):
-                client.shared_consumer("said", group="g", **bad)  # type: ignore[arg-type]
+                client.shared_consumer("said", group="g", **bad)
         (message,) = await _one(client, "said")
         with pytest.raises(IllegalInvisibleTime):
             await message.nack(13 * 3_600)

@@ -30,6 +30,7 @@ from kourou.broker.services.lite import LiteService
 from kourou.broker.services.lookup import LookupService
 from kourou.broker.services.messaging import LocalMessaging
 from kourou.broker.services.moves import Mover
+from kourou.broker.services.official import OfficialOperations
 from kourou.broker.services.positions import PositionService
 from kourou.broker.services.produce import ProduceService
 from kourou.broker.services.records import RecordReader
@@ -48,7 +49,9 @@ from kourou.broker.store.store import StoreConfig
 from kourou.core.errors import FlushFailed
 from kourou.core.handles import KEY_SIZE, Handles
 from kourou.core.version import VERSION
+from kourou.gateway.admin import AdminHandlers as AdminApi
 from kourou.gateway.service import Gateway
+from kourou.runtime import log
 from kourou.runtime.clock import SystemClock
 from kourou.runtime.metrics import Metrics
 from kourou.runtime.tasks import LoopLag, Periodic
@@ -214,6 +217,18 @@ class BrokerNode:
         self.resets = Resets(state, self.positions, self.subscriptions, self.shared)
         self.explain = ExplainService(store, state, self.journal, self.lookup, read_executor=self._read_pool)
         self.gravekeeper = Gravekeeper(store, state, self.journal, self.records, mover)
+        operations = OfficialOperations(
+            store,
+            state,
+            self.messaging,
+            self.admin,
+            self.lookup,
+            self.resets,
+            self.produce,
+            self.shared,
+            set_log_level=log.set_level,
+        )
+        self.official_admin = AdminApi(operations, self.gateway.clients, log=self._log, now_ms=clock.wall_ms)
         self.upkeep = Upkeep(
             store,
             state,

@@ -66,7 +66,7 @@ class BrokerServer:
         data = await bound("data plane", Endpoint(host, options.port), self._server.listen(host, options.port))
         self.port = data.port
         self._official = OfficialApi(
-            node.gateway.methods(),
+            {**node.gateway.methods(), **node.official_admin.methods()},
             engine=options.grpc_engine,
             tls_mode=options.tls,
             certificate=options.tls_certificate,

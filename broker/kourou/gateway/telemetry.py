@@ -18,6 +18,7 @@ from kourou.proto.rocketmq.v2 import service_pb2 as service
 CLIENT_PROPERTIES_MAX = 32
 CLIENT_PROPERTIES_BYTES_MAX = 4096
 TOPICS_MAX = 10_000
+SETTINGS_BYTES_MAX = 1024 * 1024
 KNOWN_TYPES = CONSUMERS | {pb.PRODUCER}
 
 
@@ -72,6 +73,8 @@ class TelemetryHandlers:
     async def accept(self, client: str, asked: pb.Settings, call: Call, stream: StreamCall | None) -> pb.Settings:
         """Check, merge and remember settings."""
         _check_properties(asked)
+        if asked.ByteSize() > SETTINGS_BYTES_MAX:  # they are kept
+            raise Refused(Code.BAD_REQUEST, f"settings have {asked.ByteSize()} bytes; the limit is {SETTINGS_BYTES_MAX}")
         kind = asked.WhichOneof("pub_sub")
         if kind is None:
             raise Refused(Code.BAD_REQUEST, "settings need publishing or subscription")

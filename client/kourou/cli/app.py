@@ -40,7 +40,8 @@ def _lazy(
     parent: App, name: str, where: str, summary: str, group: Group | None = None, *, arguments: str | None = None
 ) -> None:
     """``arguments``: where the generated usage line says too little."""
-    usage = f"Usage: kourou {name} [OPTIONS] {arguments}" if arguments is not None else None
+    path = name if parent is app else f"{parent.name[0]} {name}"
+    usage = f"Usage: kourou {path} [OPTIONS] {arguments}" if arguments is not None else None
     parent.command(f"kourou.cli.{where}", name=name, help=summary, group=group, usage=usage, sort_key=next(_place))
 
 
@@ -92,7 +93,7 @@ _lazy(
 )
 _lazy(app, "bench", "bench:bench", "Measure produce, consume and latency against a running server.", MESSAGES)
 
-_lazy(_message, "explain", "message:explain", "Tell a message's whole life.")
+_lazy(_message, "explain", "message:explain", "Tell a message's whole life.", arguments="TOPIC [ID]")
 _dlq = _branch("dlq", "Dead letters: list, send back, throw away.", MESSAGES)
 _lazy(_dlq, "list", "dlq:list_", "List a group's dead letters.")
 _lazy(_dlq, "redrive", "dlq:redrive", "Send dead letters back to where they came from.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -165,7 +165,7 @@ class Client(Admin, Operations):
         group: str,
         filter: str | Sql | None = None,
         invisible_s: float = 30.0,
-        prefetch: int = 32,
+        prefetch: int | None = None,
         concurrency: int = 1,
         auto_ack: bool = True,
         renew_max_s: float = 3_600.0,
@@ -175,14 +175,15 @@ class Client(Admin, Operations):
 
         ``filter``: only messages with one of these tags ("a || b"), or for which a condition holds (``Sql("price > 10")``).
         ``invisible_s``: after which a message that is not settled is delivered again; while a loop or handler works on it
-        that is renewed, for ``renew_max_s`` at most. ``prefetch`` messages are held ahead. ``concurrency``: how many
-        messages ``run`` works on at a time. ``auto_ack``: a message is acknowledged when the loop's body has ended for it.
+        that is renewed, for ``renew_max_s`` at most. ``prefetch`` messages are held ahead (default: 32, or as many as are
+        worked on). ``concurrency``: how many messages ``run`` works on at a time. ``auto_ack``: a message is acknowledged
+        when the loop's body has ended for it.
         """
         options = SharedOptions(
             group=group,
             filter=filter,
             invisible_s=invisible_s,
-            prefetch=prefetch,
+            prefetch=max(32, concurrency) if prefetch is None else prefetch,
             concurrency=concurrency,
             auto_ack=auto_ack,
             renew_max_s=renew_max_s,
@@ -213,8 +214,7 @@ class Client(Admin, Operations):
         When it returns the message is acknowledged; when it raises the message is delivered again later.
         """
         options: dict[str, Any] = {"group": group, "concurrency": concurrency, "filter": filter}
-        options |= {"invisible_s": invisible_s, "renew_max_s": renew_max_s}
-        options["prefetch"] = max(32, concurrency) if prefetch is None else prefetch
+        options |= {"invisible_s": invisible_s, "prefetch": prefetch, "renew_max_s": renew_max_s}
 
         def register(handler: H) -> H:
             self._handlers.append(Registered(topic, handler, options))
@@ -225,25 +225,28 @@ class Client(Admin, Operations):
     async def run(self) -> None:
         """Run the handlers until ``stop`` is called, or one of the topics can't be read any more. Opens the client, and
         closes it in the end, unless it is open already."""
-        if not self._handlers:
-            raise BadRequest("there is no handler; put @client.on(topic, group=…) above a function")
-        if not self._is_open:
-            async with self:
-                await self.run()
+        if self._is_open:
+            await self.run_handlers(self._handlers)
             return
-        consumers = [self.shared_consumer(each.topic, **each.options) for each in self._handlers]
-        self._running = consumers
+        async with self:
+            await self.run_handlers(self._handlers)
+
+    async def run_handlers(self, handlers: Sequence[Registered]) -> None:
+        if not handlers:
+            raise BadRequest("there is no handler; put @client.on(topic, group=…) above a function")
+        self._running = [self.shared_consumer(each.topic, **each.options) for each in handlers]
+        runs = [
+            self._cluster.spawn(self._serve(consumer, each.handler))
+            for consumer, each in zip(self._running, handlers, strict=True)
+        ]
         try:
-            runs = [self._cluster.spawn(self._serve(c, r.handler)) for c, r in zip(consumers, self._handlers, strict=True)]
-            try:
-                done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
-                for task in done:
-                    task.result()
-            finally:
-                for task in runs:
-                    task.cancel()
-                await asyncio.wait(runs)
+            done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
+            for task in runs:
+                task.cancel()
+            await asyncio.wait(runs)
             self._running = []
 
     async def _serve(self, consumer: SharedConsumer, handler: Handler) -> None:

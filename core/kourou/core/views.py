@@ -42,3 +42,12 @@ class Sent:
     offset: int
     transaction_id: str = ""
     recall_handle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulation:
+    """What a group has before it in one topic."""
+
+    ready: int
+    inflight: int
+    oldest_ms: int | None  # store time of the oldest message that is not settled

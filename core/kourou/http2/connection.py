@@ -1,7 +1,7 @@
 """One HTTP/2 connection without I/O: bytes in, calls begun; calls answered, bytes out.
 
-The shell gives ``receive`` what came and writes what is in ``outflow.out``; ``wake`` tells it that something is there (it
-may be called at any time, also from within ``receive``). ``closing`` says that the connection is to be closed once that is
+The shell gives ``receive`` what came and writes what ``take`` gives; ``wake`` tells it that something is there (it may be
+called at any time, also from within ``receive``). ``closing`` says that the connection is to be closed once that is
 written.
 
 What nearly all calls look like — HEADERS in one frame, then DATA with one whole message, which ends the request — is
@@ -89,6 +89,20 @@ class Connection:
         except ConnectionFault as fault:
             self.fail(fault)
 
+    # ---- bytes out
+
+    def take(self) -> bytes:
+        """What there is to be written, and a new turn."""
+        outflow = self.outflow
+        data = b"".join(outflow.out)
+        outflow.out.clear()
+        outflow.next_turn()
+        if self.control.table_shrunk:
+            data = self.control.tell_table(data)
+        return data
+
+    # ---- frames
+
     def _frames(self, data: bytes, at: int) -> int:
         """Take whole frames; where the first that is not whole begins."""
         end = len(data)
@@ -130,7 +144,7 @@ class Connection:
                             self.inflow.received(size + 5)
                             self.engine.calls_started += 1
                             UnaryCall(self, stream_id, found, True).run(data[after + 14 : whole])
-                        elif found.refusal is not None:
+                        elif found.refusal is not None and found.content_length is None:
                             self.inflow.received(size + 5)
                             self._open(stream_id, found, ended=True)
                         else:
@@ -206,10 +220,7 @@ class Connection:
 
     def _whole_block(self, stream_id: int, block: bytes, *, ended: bool) -> None:
         if stream_id > self.last_stream_id:
-            found = self._memo.get(block) or self._read(block)
-            if ended and found.content_length:
-                found.malformed = "content-length without content"
-            self._open(stream_id, found, ended=ended)
+            self._open(stream_id, self._memo.get(block) or self._read(block), ended=ended)
             return
         call = self.streams.get(stream_id)
         try:
@@ -236,7 +247,7 @@ class Connection:
             self._skip(stream_id)
         self.last_stream_id = stream_id
         engine = self.engine
-        if found.malformed:
+        if found.malformed or (ended and found.content_length):
             self.reset(stream_id, frames.PROTOCOL_ERROR)
             return
         if len(self.streams) >= engine.limits.streams_max or stream_id > self.control.drained_to:

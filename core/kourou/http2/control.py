@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _DRAIN_PING: Final = b"draining"
 _ALIVE_PING: Final = b"alive?\0\0"
 _HEADER_TABLE_MAX: Final = 4096
+_TABLE_OF_NOTHING: Final = b"\x20"
 
 
 class NotHttp2(Exception):
@@ -29,6 +30,8 @@ class Control:
         self.draining = False
         self.drained_to = STREAM_ID_LIMIT  # the last stream that is served
         self._connection: Connection = weakref.proxy(connection)  # it owns us; a cycle would wait for the collector
+        self.table_shrunk = False  # the peer wants a smaller HPACK table, and doesn't know yet that we use none
+        self._table_told = False
         self._preface = False
         self._settings = Allowance(limits.settings_rate, now)
         self._pings = Allowance(limits.pings_rate, now)
@@ -144,10 +147,26 @@ class Control:
                 fits = frames.FRAME_BYTES <= value <= frames.FRAME_BYTES_LIMIT
                 _check(fits, frames.PROTOCOL_ERROR, "a frame size beyond its bounds")
                 connection.outflow.frame_bytes = frames.FRAME_BYTES  # larger frames gain us nothing
+            elif key == frames.HEADER_TABLE_SIZE:
+                self.table_shrunk = value < _HEADER_TABLE_MAX and not self._table_told
             elif key == frames.ENABLE_PUSH:
                 _check(value <= 1, frames.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
         connection.outflow.out.append(frames.SETTINGS_ACK)
         connection.outflow.proceed()  # a wider window
+
+    def tell_table(self, data: bytes) -> bytes:
+        """Whole frames, the first HEADERS among them now with the change of size (to 0, for good) that RFC 7541, 4.2,
+        demands after the peer has made its table smaller."""
+        at = 0
+        while at < len(data):
+            word, flags, stream_id = frames.HEAD.unpack_from(data, at)
+            body = at + frames.HEAD_BYTES
+            if word & 0xFF == frames.HEADERS:
+                self.table_shrunk, self._table_told = False, True
+                head = frames.HEAD.pack(word + (1 << 8), flags, stream_id)
+                return data[:at] + head + _TABLE_OF_NOTHING + data[body:]
+            at = body + (word >> 8)
+        return data
 
     def _priority(self, stream_id: int, payload: bytes) -> None:
         _check(stream_id > 0, frames.PROTOCOL_ERROR, "PRIORITY of no stream")

@@ -40,6 +40,7 @@ class ServerProtocol(asyncio.Protocol):
         self._halted = False
         now = owner.engine.now()
         self._made_s = self._heard_s = self._busy_s = now
+        self._last_stream_id = -1  # when last looked
         self._asked_s = 0.0  # when we asked whether somebody is there
         self._drain_s = 0.0  # when the drain began
         self._closing_s = 0.0  # when it was first seen to be closing
@@ -133,13 +134,10 @@ class ServerProtocol(asyncio.Protocol):
         outflow = connection.outflow
         if outflow.waiting:
             outflow.proceed()
-        out = outflow.out
-        if out:
-            data = b"".join(out)
-            out.clear()
+        if outflow.out:
+            data = connection.take()
             self._owner.bytes_sent += len(data)
             transport.write(data)
-            outflow.next_turn()
             if outflow.waiting and outflow.window > 0 and not outflow.blocked:
                 self._wake()
             if outflow.blocked or outflow.pending_bytes:
@@ -174,7 +172,8 @@ class ServerProtocol(asyncio.Protocol):
             connection.heard = False
             self._heard_s = now
             self._asked_s = 0.0
-        if connection.streams:
+        if connection.streams or connection.last_stream_id != self._last_stream_id:
+            self._last_stream_id = connection.last_stream_id
             self._busy_s = now
         if not connection.control.greeted:
             if now - self._made_s > limits.handshake_timeout_s:

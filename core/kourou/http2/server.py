@@ -23,6 +23,7 @@ _ACCEPTS_A_TURN: Final = 64
 _SWEEP_S: Final = 0.1
 _SWEEPS_A_ROUND: Final = 10  # a tenth of the connections each time, so that ten thousand don't hold the loop
 _SWEEP_MIN: Final = 50
+_TASKS_S: Final = 5.0
 _REST_S: Final = 0.5  # after the system has no file descriptor left
 _TLS_SHUTDOWN_S: Final = 1.0  # that the peer may take to say good-bye; nothing is lost if it doesn't
 _TLS_HANDSHAKE: Final = b"\x16"
@@ -244,7 +245,9 @@ class Http2Server:
         for protocol in list(self._protocols):
             protocol.abort()
         await self._until_gone(1.0)
-        await asyncio.gather(*self.engine.tasks, *self._opening, return_exceptions=True)
+        tasks = {*self.engine.tasks, *self._opening}
+        if tasks:
+            await asyncio.wait(tasks, timeout=_TASKS_S)  # all are cancelled; one that doesn't mind must not hold us
         for timer in (self._timer, self._sweeper):
             if timer is not None:
                 timer.cancel()

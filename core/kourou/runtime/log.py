@@ -24,12 +24,31 @@ def _import_structlog() -> ModuleType:
 structlog = _import_structlog()
 
 
+_threshold = [logging.INFO]
+
+
+def set_level(level: str) -> None:
+    """From now on nothing below this is logged."""
+    _threshold[0] = getattr(logging, level.upper())
+
+
+def _only_loud_enough(logger: Any, method: str, event: Any) -> Any:
+    if _LEVELS.get(method, logging.ERROR) < _threshold[0]:
+        raise structlog.DropEvent
+    return event
+
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "warn": logging.WARNING}
+
+
 def configure(level: str = "info", *, pretty: bool | None = None) -> None:
     """Set the process up; once, at start."""
     if pretty is None:
         pretty = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer(colors=pretty) if pretty else structlog.processors.JSONRenderer()
+    set_level(level)
     processors: list[Any] = [
+        _only_loud_enough,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -38,7 +57,7 @@ def configure(level: str = "info", *, pretty: bool | None = None) -> None:
         processors.append(structlog.processors.format_exc_info)
     structlog.configure(
         processors=[*processors, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

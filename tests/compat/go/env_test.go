@@ -26,6 +26,7 @@ var (
 	minInvisible = knob("MIN_INVISIBLE_S", 10)    // lowest invisible duration the server takes
 	slack        = knob("REDELIVERY_SLACK_S", 12) // how late after it a redelivery may come
 	txnCheck     = knob("TXN_CHECK_S", 15)        // an undecided transaction is checked back within this
+	latency      = knob("LATENCY_MS", 500) / 1000 // a parked long poll is woken within this, median
 	run          = randomHex(4)
 	names        atomic.Int64
 )

@@ -97,7 +97,7 @@ class Peer:
         self.settings_acks = 0
         self.window = 65_535  # of the connection, as the server gave it
         self.encoder = Encoder()
-        self._decoder = Decoder()
+        self.decoder = Decoder()
         self._next = 1
         if greet:
             self.send(frames.PREFACE + frames.settings(settings or {}))
@@ -115,18 +115,14 @@ class Peer:
 
     def read(self) -> None:
         """Take what the connection has to say."""
-        out = self.connection.outflow.out
-        data = b"".join(out)
-        out.clear()
-        self.connection.outflow.next_turn()
-        for kind, flags, stream_id, payload in split(data):
+        for kind, flags, stream_id, payload in split(self.connection.take()):
             self._frame(kind, flags, stream_id, payload)
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         answer = self.answers.setdefault(stream_id, Answer())
         if kind == frames.HEADERS:
             assert not answer.ended
-            answer.headers.update((str(name), str(value)) for name, value in self._decoder.decode(payload))
+            answer.headers.update((str(name), str(value)) for name, value in self.decoder.decode(payload))
         elif kind == frames.DATA:
             assert not answer.ended
             answer.data += payload

@@ -263,6 +263,27 @@ def test_a_burst_of_calls_is_taken_in_turns() -> None:
     assert [peer.answers[stream_id].messages for stream_id, _ in burst] == [[b"%d" % number] for number in range(25)]
 
 
+def test_a_smaller_header_table_is_confirmed_once() -> None:
+    """The library's decoder, as nghttp2's and Netty's, insists on it."""
+    peer = Peer(Handlers().service)
+    peer.call(b"before")
+    peer.decoder.max_allowed_table_size = 100
+    peer.send(frames.settings({frames.HEADER_TABLE_SIZE: 100}))
+    assert peer.call(b"after").messages == [b"after"]
+    assert peer.decoder.header_table_size == 0
+    peer.decoder.max_allowed_table_size = 4096
+    peer.send(frames.settings({frames.HEADER_TABLE_SIZE: 4096}) + frames.settings({frames.HEADER_TABLE_SIZE: 0}))
+    assert peer.call(b"and again").status == 0
+
+
+def test_content_length_that_is_right() -> None:
+    peer = Peer(Handlers().service)
+    fields = headers("/test/echo", ("content-length", "6"))
+    assert peer.call(b"x", fields).messages == [b"x"]
+    assert peer.answers[peer.open(fields, ended=True)].reset == frames.PROTOCOL_ERROR
+    assert peer.call(b"y", fields).messages == [b"y"]
+
+
 async def test_rapid_reset_ends_the_connection() -> None:
     peer = Peer(Handlers().service)
     for _ in range(3_000):

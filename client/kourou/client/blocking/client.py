@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 from kourou.client import client as asynchronous
 from kourou.client.admin import Fetched
@@ -82,10 +82,22 @@ class Client:
             self._portal = portal
         return self._portal
 
-    def run(self, make: Callable[[asynchronous.Client], Coroutine[Any, Any, T]]) -> T:
-        """Run something of the asynchronous client and wait for it: ``client.run(lambda c: c.topics())``."""
+    @overload
+    def run(self) -> None: ...
+
+    @overload
+    def run(self, make: Callable[[asynchronous.Client], Coroutine[Any, Any, T]]) -> T: ...
+
+    def run(self, make: Callable[[asynchronous.Client], Coroutine[Any, Any, T]] | None = None) -> T | None:
+        """Run the handlers (see ``on``) until ``stop`` is called, or Ctrl-C; what they have begun is finished.
+
+        Or run something of the asynchronous client and wait for it: ``client.run(lambda c: c.topics())``.
+        """
         portal = self._ready()
-        return portal.run(make(self._inner))
+        if make is not None:
+            return portal.run(make(self._inner))
+        run_handlers(portal, self._inner, self._handlers)
+        return None
 
     @property
     def id(self) -> str:
@@ -129,12 +141,8 @@ class Client:
 
         return register
 
-    def run_handlers(self) -> None:
-        """Run the handlers until ``stop`` is called, or Ctrl-C; what they have begun is finished."""
-        run_handlers(self, self._handlers)
-
     def stop(self) -> None:
-        """Have ``run_handlers`` return. From any thread."""
+        """Have ``run`` return when the handlers that have begun are done. From any thread."""
         self._ready().call(self._inner.stop)
 
     # ---- administration
@@ -160,9 +168,7 @@ class Client:
         max_attempts: int = 16,
         retry_s: Sequence[float] | None = None,
     ) -> bool:
-        return self.run(
-            lambda c: c.create_group(name, shape=shape, fifo=fifo, max_attempts=max_attempts, retry_s=retry_s)
-        )
+        return self.run(lambda c: c.create_group(name, shape=shape, fifo=fifo, max_attempts=max_attempts, retry_s=retry_s))
 
     def delete_group(self, name: str) -> bool:
         return self.run(lambda c: c.delete_group(name))

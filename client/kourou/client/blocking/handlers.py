@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any
 from kourou.client.blocking.portal import Portal
 from kourou.client.blocking.shared import SharedMessage
 from kourou.client.shared.handlers import Handler as AsyncHandler
+from kourou.client.shared.handlers import Registered
 from kourou.client.shared.message import SharedMessage as AsyncSharedMessage
 from kourou.core.errors import BadRequest
 
 if TYPE_CHECKING:
-    from kourou.client.blocking.client import Client
+    from kourou.client.client import Client
 
 Handler = Callable[[SharedMessage], None]
 
 
-def run_handlers(client: Client, handlers: Sequence[tuple[str, Handler, dict[str, Any]]]) -> None:
+def run_handlers(portal: Portal, inner: Client, handlers: Sequence[tuple[str, Handler, dict[str, Any]]]) -> None:
     if not handlers:
         raise BadRequest("there is no handler; put @client.on(topic, group=…) above a function")
-    portal = client._ready()
-    inner = client._inner
     threads = sum(options["concurrency"] for _, _, options in handlers)
     with ThreadPoolExecutor(threads, thread_name_prefix="kourou-handler") as pool:
-        wrapped = [(topic, _in_thread(portal, pool, handler), options) for topic, handler, options in handlers]
+        wrapped = [Registered(topic, _in_thread(portal, pool, handler), options) for topic, handler, options in handlers]
 
         def begin() -> asyncio.Task[None]:
             return asyncio.get_running_loop().create_task(inner.run_handlers(wrapped))

@@ -79,6 +79,11 @@ class HeldMessage(MessageFields):
         """The receipt handle."""
         return self._delivery.handle
 
+    @property
+    def delivery(self) -> Delivery:
+        """As it came off the wire."""
+        return self._delivery
+
 
 class SharedMessage(HeldMessage):
     """Settle it with ``ack``, ``nack`` or ``bury``; in a loop with automatic acknowledgement only where it did not work."""

@@ -41,6 +41,7 @@ final class Env implements AutoCloseable {
     static final Duration MIN_INVISIBLE = knob("MIN_INVISIBLE_S", 10);
     static final Duration SLACK = knob("REDELIVERY_SLACK_S", 12);
     static final Duration TXN_CHECK = knob("TXN_CHECK_S", 15);
+    static final long LATENCY_MS = knob("LATENCY_MS", 500).toMillis() / 1000;
     static final Duration LONG = Duration.ofSeconds(60);
     static final Duration SOON = Duration.ofSeconds(30);
     /** The client's default; COMPAT_TLS=false runs the whole suite without. */

@@ -7,6 +7,10 @@ import inspect
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("kourou", deadline=None)  # a busy machine is no failure
+settings.load_profile("kourou")
 
 
 @pytest.hookimpl(tryfirst=True)

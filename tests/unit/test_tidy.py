@@ -19,8 +19,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "kourou.runtime": ("kourou.core", "kourou.proto", "kourou.http2", "kourou.runtime"),
     "kourou.proto": ("kourou.proto",),
     "kourou.nameserver.table": ("kourou.core",),
-    "kourou.nameserver.edge": ("kourou.core", "kourou.proto", "kourou.runtime", "kourou.transport", "kourou.nameserver"),
-    "kourou.nameserver.app": ("kourou.core", "kourou.proto", "kourou.runtime", "kourou.transport", "kourou.nameserver"),
+    "kourou.nameserver.edge": (
+        "kourou.core",
+        "kourou.proto",
+        "kourou.http2",
+        "kourou.runtime",
+        "kourou.transport",
+        "kourou.nameserver",
+    ),
+    "kourou.gateway": ("kourou.core", "kourou.proto", "kourou.http2", "kourou.gateway"),
     "kourou.broker.store": ("kourou.core", "kourou.broker.store"),
     "kourou.broker.machines": ("kourou.core", "kourou.broker.machines"),
     "kourou.broker.services": (

@@ -83,6 +83,7 @@ _lazy(app, "send", "send:send", "Send one message, or each line of a file.", MES
 _lazy(app, "receive", "receive:receive", "Receive messages as a member of a group.", MESSAGES)
 _message = _branch("message", "Stored messages.", MESSAGES)
 _lazy(_message, "find", "message:find", "Find messages by id, key, time or place.")
+_lazy(_message, "recall", "message:recall", "Take a delayed message back.")
 _lazy(
     app,
     "demo",

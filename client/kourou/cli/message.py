@@ -1,4 +1,4 @@
-"""``kourou message``: look-ups in what is stored."""
+"""``kourou message``: look-ups in what is stored, and taking back what is not delivered yet."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def find(
 
 def explain(
     topic: str,
-    id_: Annotated[str | None, Parameter(help="Message id, as a receipt says it.")] = None,
+    id: Annotated[str | None, Parameter(help="Message id, as a receipt says it.")] = None,
     /,
     *,
     key: Annotated[str | None, Parameter(help="All messages with this key.")] = None,
@@ -80,9 +80,9 @@ def explain(
 ) -> None:
     """Tell a message's whole life: stored, delivered to whom, put off, acknowledged, given up; and what each group thinks
     of it now."""
-    if (id_ is None) == (key is None):
+    if (id is None) == (key is None):
         raise CommandFailed("say which message: its id, or --key", status=USAGE)
-    lives = ask(server, lambda client: client.explain(topic, id=id_, key=key))
+    lives = ask(server, lambda client: client.explain(topic, id=id, key=key))
     if output == "json":
         print_json(lives)
         return
@@ -102,3 +102,23 @@ def _details(event: dict[str, Any]) -> str:
     if "until_ms" in shown:
         shown["until"] = format_time(shown.pop("until_ms"))
     return "  ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def recall(
+    topic: str,
+    handle: Annotated[str, Parameter(help="The recall handle of its receipt.")],
+    /,
+    *,
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """Take a delayed message back. Exit status 1 when it was delivered, or recalled, before."""
+
+    async def work(client: Client) -> str:
+        return await client.recall(topic, handle)
+
+    recalled = ask(server, work)
+    if output == "json":
+        print_json({"topic": topic, "id": recalled})
+    else:
+        print(f"recalled message {recalled}")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from kourou.cli.values import format_time
 
 if TYPE_CHECKING:
-    from kourou.client import ReceivedMessage
+    from kourou.client import ReceivedMessage, SharedMessage
 
 
-def message_json(message: ReceivedMessage) -> dict[str, Any]:
+def message_json(message: ReceivedMessage | SharedMessage) -> dict[str, Any]:
     """All that is known. A body that is UTF-8 is ``body``, any other ``body_base64``."""
     return {
         "id": message.id,
@@ -25,6 +25,7 @@ def message_json(message: ReceivedMessage) -> dict[str, Any]:
         "tag": message.tag,
         "message_group": message.message_group,
         "properties": message.properties,
+        **({"attempt": message.attempt} if hasattr(message, "attempt") else {}),
         **_body(message.body),
     }
 
@@ -36,14 +37,16 @@ def _body(body: bytes) -> dict[str, str]:
         return {"body_base64": base64.b64encode(body).decode()}
 
 
-def message_line(message: ReceivedMessage) -> str:
-    """Time, place, key, tag and body on one line; control characters are shown escaped."""
+def message_line(message: ReceivedMessage | SharedMessage) -> str:
+    """Time, place, key, tag, attempt (shared groups) and body on one line; control characters are shown escaped."""
+    attempt = getattr(message, "attempt", None)
     return "  ".join(
         (
             format_time(message.store_ms),
             f"{message.broker}:{message.queue}:{message.offset}",
             _plain(",".join(message.keys) or "-"),
             _plain(message.tag or "-"),
+            *(() if attempt is None else (f"attempt {attempt}",)),
             body_text(message.body),
         )
     )

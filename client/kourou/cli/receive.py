@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,9 +16,10 @@ from kourou.cli.output import note, print_json_line
 from kourou.cli.values import parse_start
 
 if TYPE_CHECKING:
-    from kourou.client import Client, ReceivedMessage
+    from kourou.client import Client, ReceivedMessage, SharedMessage
 
 Form = Literal["table", "json", "body"]
+POLL_S = 20.0
 
 
 def receive(
@@ -35,6 +37,10 @@ def receive(
         ),
     ] = "earliest",
     tag: Annotated[tuple[str, ...], Parameter(name="--tag", negative=(), help="Only this tag; may be repeated.")] = (),
+    shared: Annotated[
+        bool, Parameter(negative=(), help="As a member of a shared group: each message is acknowledged once it is printed.")
+    ] = False,
+    sql: Annotated[str | None, Parameter(help="With --shared: only messages for which this condition holds.")] = None,
     broadcast: Annotated[bool, Parameter(negative=(), help="Receive everything, whatever others receive.")] = False,
     server: Server = None,
     output: Annotated[
@@ -49,6 +55,10 @@ def receive(
         raise CommandFailed("--count must be above 0", status=USAGE)
     if timeout is not None and not timeout > 0:
         raise CommandFailed("--timeout must be above 0", status=USAGE)
+    if shared and (broadcast or start != "earliest"):
+        raise CommandFailed("--shared goes with neither --broadcast nor --start", status=USAGE)
+    if sql is not None and (not shared or tag):
+        raise CommandFailed("--sql goes with --shared, and without --tag", status=USAGE)
     begin = parse_start(start, now_ms=time.time_ns() // 1_000_000)
     wanted = "broadcast" if broadcast else "stream"
 
@@ -73,14 +83,32 @@ def receive(
                 sys.stdout.flush()
         return received
 
-    received = ask(server, work)
+    async def work_shared(client: Client) -> int:
+        from kourou.client import Sql
+
+        wanted = Sql(sql) if sql is not None else " || ".join(tag) or None
+        received = 0
+        async with client.shared_consumer(topic, group=group, filter=wanted) as consumer:
+            while count is None or received < count:
+                limit = 32 if count is None else min(32, count - received)
+                messages = await consumer.receive(limit, wait_s=POLL_S if timeout is None else timeout)
+                if not messages and timeout is not None:
+                    break
+                for message in messages:
+                    _print(message, output)
+                    received += 1
+                sys.stdout.flush()
+                await asyncio.gather(*(message.ack() for message in messages))
+        return received
+
+    received = ask(server, work_shared if shared else work)
     if count is not None and received < count:
         raise CommandFailed(f"received {received} of {count} messages; none came for {timeout:g} s")
     if sys.stderr.isatty():
         note(f"received {received:,} messages")
 
 
-def _print(message: ReceivedMessage, output: Form) -> None:
+def _print(message: ReceivedMessage | SharedMessage, output: Form) -> None:
     if output == "json":
         print_json_line(message_json(message))
     elif output == "body":

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -12,10 +11,10 @@ from kourou.cli.asking import Output, Server, ask
 from kourou.cli.failures import USAGE, CommandFailed
 from kourou.cli.lines import Lines
 from kourou.cli.output import note, print_facts, print_json, progress
-from kourou.cli.values import format_time, parse_property
+from kourou.cli.values import format_time, parse_length, parse_property, parse_time
 
 if TYPE_CHECKING:
-    from kourou.client import Client, Producer, Receipt
+    from kourou.client import Client, Receipt
 
 
 def send(
@@ -33,6 +32,11 @@ def send(
         tuple[str, ...], Parameter(name="--property", negative=(), help="NAME=VALUE; may be repeated.")
     ] = (),
     message_group: Annotated[str | None, Parameter(help="Messages of one group stay in order; fifo topics need it.")] = None,
+    delay: Annotated[
+        str | None, Parameter(help="Deliver it after so long: 10s, 5m; delay topics need this or the next.")
+    ] = None,
+    deliver_at: Annotated[str | None, Parameter(help="Deliver it at this time: 2026-01-31T12:00.")] = None,
+    priority: Annotated[int | None, Parameter(help="Higher is more urgent; priority topics need it.")] = None,
     deadline: Annotated[float, Parameter(help="Seconds after which a message that is not stored has failed.")] = 10.0,
     server: Server = None,
     output: Output = "table",
@@ -42,7 +46,13 @@ def send(
         raise CommandFailed("give a BODY or --file, not both" if body is not None else "give a BODY or --file", status=USAGE)
     if not deadline > 0:
         raise CommandFailed("--deadline must be above 0", status=USAGE)
-    fields = _Fields(key, tag, property, message_group)
+    if delay is not None and deliver_at is not None:
+        raise CommandFailed("give --delay or --deliver-at, not both", status=USAGE)
+    fields: dict[str, Any] = {"key": key, "tag": tag, "properties": dict(map(parse_property, property))}
+    fields |= {"message_group": message_group, "priority": priority}
+    fields["delay"] = parse_length(delay) if delay is not None else None
+    if deliver_at is not None:
+        fields["deliver_at"] = parse_time(deliver_at, now_ms=time.time_ns() // 1_000_000) / 1000
     if body is not None:
         receipt = ask(server, lambda client: _send_one(client, topic, body, fields, deadline))
         _show_receipt(receipt, output)
@@ -58,29 +68,12 @@ def send(
         print(f"sent {sent:,} messages to {topic} in {seconds:.1f} s")
 
 
-class _Fields:
-    """What every message of the call carries."""
-
-    def __init__(self, key: str | None, tag: str | None, properties: Sequence[str], message_group: str | None) -> None:
-        self.key = key
-        self.tag = tag
-        self.properties = dict(map(parse_property, properties))
-        self.message_group = message_group
-
-
-async def _send_one(client: Client, topic: str, body: str, fields: _Fields, deadline_s: float) -> Receipt:
+async def _send_one(client: Client, topic: str, body: str, fields: dict[str, Any], deadline_s: float) -> Receipt:
     async with client.producer(deadline_s=deadline_s) as producer:
-        return await producer.send(
-            topic,
-            body,
-            key=fields.key,
-            tag=fields.tag,
-            properties=fields.properties,
-            message_group=fields.message_group,
-        )
+        return await producer.send(topic, body, **fields)
 
 
-async def _send_lines(client: Client, topic: str, lines: Lines, fields: _Fields, deadline_s: float) -> int:
+async def _send_lines(client: Client, topic: str, lines: Lines, fields: dict[str, Any], deadline_s: float) -> int:
     sent = 0
     started = time.monotonic()
     async with client.producer(deadline_s=deadline_s) as producer:
@@ -89,7 +82,7 @@ async def _send_lines(client: Client, topic: str, lines: Lines, fields: _Fields,
             while turn := await lines.next():
                 taken = 0
                 for line in turn:
-                    await _post(producer, topic, line, fields)
+                    await producer.post(topic, line, **fields)
                     taken += len(line) + 1
                 sent += len(turn)
                 rate = sent / max(1e-9, time.monotonic() - started)
@@ -98,17 +91,6 @@ async def _send_lines(client: Client, topic: str, lines: Lines, fields: _Fields,
     if not sent:
         note(f"{lines.name} is empty: nothing was sent")
     return sent
-
-
-async def _post(producer: Producer, topic: str, line: bytes, fields: _Fields) -> None:
-    await producer.post(
-        topic,
-        line,
-        key=fields.key,
-        tag=fields.tag,
-        properties=fields.properties,
-        message_group=fields.message_group,
-    )
 
 
 def _show_receipt(receipt: Receipt, output: str) -> None:
@@ -121,6 +103,7 @@ def _show_receipt(receipt: Receipt, output: str) -> None:
                 "queue": receipt.queue,
                 "offset": receipt.offset,
                 "store_ms": receipt.store_ms,
+                "recall_handle": receipt.recall_handle,
             }
         )
         return
@@ -130,5 +113,6 @@ def _show_receipt(receipt: Receipt, output: str) -> None:
             ("queue", f"{receipt.broker}:{receipt.queue}"),
             ("offset", receipt.offset),
             ("stored", format_time(receipt.store_ms)),
+            *((("recall handle", receipt.recall_handle),) if receipt.recall_handle is not None else ()),
         )
     )

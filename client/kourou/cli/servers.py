@@ -223,7 +223,7 @@ def nameserver(
     print_config: PrintConfig = False,
 ) -> int:
     """Run a nameserver. It keeps nothing on disk. Stops cleanly on SIGTERM or Ctrl-C."""
-    from kourou.nameserver.app import NameserverOptions, run
+    from kourou.app.nameserver import NameserverOptions, run
 
     flags: dict[str, object] = {"host": host, "port": port, "grpc_port": grpc_port, "http_port": http_port}
     flags |= {"cluster": cluster, "auto_create": auto_create, "log_level": log_level}

@@ -16,6 +16,7 @@ class BadValue(BadRequest):
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b?)", re.IGNORECASE | re.ASCII)
 _AGO = re.compile(r"-(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -44,6 +45,14 @@ def parse_time(text: str, *, now_ms: int) -> int:
         raise BadValue(
             f"{text!r} is not a time; expected 2026-01-31T12:00, milliseconds since 1970, or for example -15m"
         ) from None
+
+
+def parse_length(text: str) -> float:
+    """Seconds: ``10``, ``10s``, ``500ms``, ``1.5h``, ``40d``."""
+    found = _LENGTH.fullmatch(text.strip())
+    if found is None:
+        raise BadValue(f"{text!r} is not a length of time; expected seconds, or for example 10m")
+    return float(found[1]) * _UNIT_MS[found[2] or "s"] / 1000
 
 
 def parse_start(text: str, *, now_ms: int) -> Start:

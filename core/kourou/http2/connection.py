@@ -15,9 +15,10 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from kourou.http2 import control, frames, request
+from kourou.http2 import control, frames
+from kourou.http2.blocks import Blocks, OpenBlock, check_length, fragment, unpadded
 from kourou.http2.call import Kind
-from kourou.http2.calls import RefusedCall, ServerCall, UnaryCall
+from kourou.http2.calls import RefusedCall, ServerCall
 from kourou.http2.engine import Engine
 from kourou.http2.frames import (
     CONTINUATION,
@@ -28,20 +29,18 @@ from kourou.http2.frames import (
     HEAD,
     HEADERS,
     PADDED,
-    WITH_PRIORITY,
     ConnectionFault,
 )
-from kourou.http2.hpack import Decoder, HpackError
 from kourou.http2.inflow import Incoming, Inflow
 from kourou.http2.outflow import Outflow
 from kourou.http2.rates import Allowance
 from kourou.http2.request import Request
 from kourou.http2.streams import StreamedCall
+from kourou.http2.unary import UnaryCall
 
 _DATA_HEAD: Final = Struct(">IBIBI")  # a DATA frame's head and the prefix of the message in it
 _DATA_HEAD_BYTES: Final = 14
 assert _DATA_HEAD.size == _DATA_HEAD_BYTES
-_MEMO_MAX: Final = 64  # header blocks remembered
 _RESETS_MAX: Final = 512  # streams that we reset, remembered for the frames still under way
 
 
@@ -62,10 +61,9 @@ class Connection:
         self.heard = False  # since the shell last looked
         self.halted = False  # that was enough for one turn; ``receive(b"")`` in the next goes on
         self.control = control.Control(self)
-        self._decoder = Decoder()
-        self._memo: dict[bytes, Request] = {}
+        self._blocks = Blocks(engine)
         self._rest = b""  # the beginning of a frame
-        self._block: _Block | None = None  # a header block that goes on
+        self._block: OpenBlock | None = None  # a header block that goes on
         self._skipped: set[int] = set()  # stream ids below the last that were never used
         self._gone: dict[int, None] = {}  # streams that we reset
         self._resets = Allowance(limits.resets_rate, engine.now())
@@ -109,6 +107,7 @@ class Connection:
         last = end - frames.HEAD_BYTES
         limits_streams = self.engine.limits.streams_max
         message_max = self.engine.limits.message_bytes_max
+        memo = self._blocks.memo
         calls_left = self.engine.limits.turn_calls
         while at <= last:
             word, flags, stream_id = HEAD.unpack_from(data, at)
@@ -136,9 +135,7 @@ class Connection:
                         and len(self.streams) < limits_streams
                     ):
                         block = data[body:after]
-                        found = self._memo.get(block)
-                        if found is None:
-                            found = self._read(block)
+                        found = memo.get(block) or self._blocks.read(block)
                         if found.simple and not self.control.draining:
                             self.last_stream_id = stream_id
                             self.inflow.received(size + 5)
@@ -170,64 +167,32 @@ class Connection:
 
     def _headers(self, stream_id: int, flags: int, payload: bytes) -> None:
         stream_id &= 0x7FFF_FFFF
-        _check_length(len(payload))
-        if flags & PADDED:
-            payload = _unpadded(payload)
-        if flags & WITH_PRIORITY:
-            if len(payload) < 5:
-                raise ConnectionFault(frames.FRAME_SIZE_ERROR, "HEADERS without the priority it announces")
-            if int.from_bytes(payload[:4], "big") & 0x7FFF_FFFF == stream_id:
-                raise ConnectionFault(frames.PROTOCOL_ERROR, "a stream that depends on itself")
-            payload = payload[5:]
+        check_length(len(payload))
+        payload = fragment(flags, stream_id, payload)
         if not stream_id & 1:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "HEADERS of a stream that isn't the client's")
         if flags & END_HEADERS:
             self._whole_block(stream_id, payload, ended=bool(flags & END_STREAM))
         else:
-            self._block = _Block(stream_id, bool(flags & END_STREAM), payload)
+            self._block = OpenBlock(stream_id, bool(flags & END_STREAM), payload)
 
     def _continuation(self, stream_id: int, flags: int, payload: bytes) -> None:
         block = self._block
         if block is None or stream_id & 0x7FFF_FFFF != block.stream_id:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        _check_length(len(payload))
+        check_length(len(payload))
         limits = self.engine.limits
-        block.frames += 1
-        block.data += payload
-        if block.frames > limits.continuations_max or len(block.data) > 4 * limits.header_list_bytes_max:
-            raise ConnectionFault(frames.ENHANCE_YOUR_CALM, "a header block without end")
+        block.add(payload, frames_max=limits.continuations_max, bytes_max=4 * limits.header_list_bytes_max)
         if flags & END_HEADERS:
             self._block = None
             self._whole_block(block.stream_id, bytes(block.data), ended=block.ended)
 
-    def _read(self, block: bytes) -> Request:
-        """The request that a header block is; remembered when it would mean the same again."""
-        decoder, memo = self._decoder, self._memo
-        changes = decoder.changes
-        try:
-            headers = decoder.decode(block)
-        except HpackError as fault:
-            raise ConnectionFault(frames.COMPRESSION_ERROR, str(fault)) from None
-        limits = self.engine.limits
-        found = request.read(headers, self.engine.service, header_list_bytes_max=limits.header_list_bytes_max)
-        if decoder.changes != changes:
-            memo.clear()
-        elif len(block) <= 1024:
-            if len(memo) >= _MEMO_MAX:
-                memo.clear()
-            memo[block] = found
-        return found
-
     def _whole_block(self, stream_id: int, block: bytes, *, ended: bool) -> None:
         if stream_id > self.last_stream_id:
-            self._open(stream_id, self._memo.get(block) or self._read(block), ended=ended)
+            self._open(stream_id, self._blocks.read(block), ended=ended)
             return
         call = self.streams.get(stream_id)
-        try:
-            headers = self._decoder.decode(block)
-        except HpackError as fault:
-            raise ConnectionFault(frames.COMPRESSION_ERROR, str(fault)) from None
-        self._memo.clear()
+        well_formed = self._blocks.read_trailers(block)
         if call is None:
             if stream_id in self._gone:
                 return
@@ -236,7 +201,7 @@ class Connection:
             raise ConnectionFault(frames.STREAM_CLOSED, "HEADERS of a stream that has ended")
         if call.ended:
             self.offended(call, frames.STREAM_CLOSED)
-        elif not ended or request.malformed_trailers(headers) or (call.incoming and call.incoming.content_left):
+        elif not ended or not well_formed or (call.incoming and call.incoming.content_left):
             self.offended(call, frames.PROTOCOL_ERROR)
         else:
             call.trailers()
@@ -284,13 +249,13 @@ class Connection:
     def _data(self, stream_id: int, flags: int, payload: bytes) -> None:
         stream_id &= 0x7FFF_FFFF
         size = len(payload)
-        _check_length(size)
+        check_length(size)
         if size:
             self.inflow.received(size)
         elif not flags & END_STREAM:
             self.control.count_empty()
         if flags & PADDED:
-            payload = _unpadded(payload)
+            payload = unpadded(payload)
         call = self.streams.get(stream_id)
         if call is None or call.ended:
             self._late_data(stream_id, call)
@@ -396,28 +361,5 @@ class Connection:
         self.closing = True
         for call in list(self.streams.values()):
             call.cancel()
-        self._memo.clear()
+        self._blocks.memo.clear()
         self._rest = b""
-
-
-class _Block:
-    """A header block of which more is to come."""
-
-    __slots__ = ("data", "ended", "frames", "stream_id")
-
-    def __init__(self, stream_id: int, ended: bool, data: bytes) -> None:
-        self.stream_id = stream_id
-        self.ended = ended
-        self.data = bytearray(data)
-        self.frames = 0
-
-
-def _check_length(size: int) -> None:
-    if size > FRAME_BYTES:
-        raise ConnectionFault(frames.FRAME_SIZE_ERROR, "a frame larger than allowed")
-
-
-def _unpadded(payload: bytes) -> bytes:
-    if not payload or payload[0] >= len(payload):
-        raise ConnectionFault(frames.PROTOCOL_ERROR, "padding longer than its frame")
-    return payload[1 : len(payload) - payload[0]]

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from itertools import islice
 
 from kourou.broker.services.journal import Arrived, Journal
+from kourou.broker.store.openindex import FrameRef
 from kourou.broker.store.store import Store
 from kourou.core import compression, frame
 from kourou.core.errors import DamagedLog, MessageNotFound

@@ -45,7 +45,7 @@ STEP_S = 0.001  # effects are carried out for so long, then it is the turn of ot
 PORTION = 100  # effects that are carried out together: less than a millisecond's work
 REVOKED_APART = 16  # queues of one member that are asked back one by one, so that a busy one does not hold up the others
 COLLECT_EVERY = 1_000  # queues that are assigned: some ten objects each
-RESET_PORTION = 500  # queues whose offsets are set by one record
+RESET_PORTION = 200  # queues whose offsets are set by one record
 
 
 class Subscriber(Outlet, Protocol):

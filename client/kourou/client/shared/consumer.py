@@ -395,6 +395,8 @@ class SharedConsumer:
                 self._leases.settled(message)
                 change = Change(message.handle, 0, UNCOUNTED)
                 self._settler(message.broker).change(change, timeout_s=DRAIN_S)
+        if messages:
+            self._demand.set()  # there is room again
 
     def _settler(self, broker: str) -> Settler:
         settler = self._settlers.get(broker)

@@ -166,7 +166,7 @@ class SharedService:
     def _begin(self, reader: Reader, queues: int) -> None:
         """A group that is new on a topic. From here on a queue without a ledger is one that has begun since, and is read
         from its first message on, however much of it there is by then."""
-        places = []
+        places: list[tuple[int, int]] = []
         for queue in range(queues):
             key = reader.incarnation << 32 | queue
             low, high = self._store.queue_bounds(key)

@@ -575,7 +575,8 @@ def requests(draw: st.DrawFn, kind: type[Message], depth: int = 0) -> Message:
         if field.is_repeated:
             some = draw(st.lists(values, max_size=2))
             if some and not depth and draw(st.integers(0, 9)) == 0:
-                some = some[:1] * 3_000
+                size = some[0].ByteSize() if isinstance(some[0], Message) else 100
+                some = some[:1] * min(3_000, 8_000_000 // (size + 1))
             getattr(made, field.name).extend(some)
         elif field.type == descriptors.FieldDescriptor.TYPE_MESSAGE:
             getattr(made, field.name).CopyFrom(draw(values))

@@ -56,9 +56,14 @@ class OfficialApi:
         else:
             limits = Http2Limits(connections_max=self._connections, message_bytes_max=self._message_bytes_max)
             self._server = Http2Server(
-                self._service, limits=limits, ssl_context=self._own_certificate(), on_error=self._failed
+                self._service,
+                limits=limits,
+                ssl_context=self._own_certificate(),
+                plaintext=self._tls_mode != "required",
+                on_error=self._failed,
             )
             if self._certificate is None and self._tls_mode != "off":
+                self._server.expect_tls()
                 self._making = asyncio.get_running_loop().create_task(self._make_certificate())
         bound: int = await self._server.listen(host, port)
         return bound

@@ -44,6 +44,7 @@ class Http2Server:
         *,
         limits: Http2Limits | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        plaintext: bool = True,
         on_error: OnError = _log_error,
     ) -> None:
         self.limits = limits or Http2Limits()
@@ -55,6 +56,8 @@ class Http2Server:
         self.bytes_received = 0
         self.bytes_sent = 0
         self._ssl = ssl_context
+        self._plaintext = plaintext
+        self._tls_follows: asyncio.Event | None = None  # set once there is a certificate
         self._protocols: set[ServerProtocol] = set()
         self._peeking: dict[socket.socket, float] = {}  # accepted, first byte not there yet: until when
         self._to_sweep: list[ServerProtocol] = []
@@ -81,6 +84,13 @@ class Http2Server:
     def use_tls(self, ssl_context: ssl.SSLContext) -> None:
         """The certificate of the connections from now on."""
         self._ssl = ssl_context
+        if self._tls_follows is not None:
+            self._tls_follows.set()
+
+    def expect_tls(self) -> None:
+        """A certificate is being made: TLS connections that come before ``use_tls`` wait for it, as long as a handshake may
+        take."""
+        self._tls_follows = asyncio.Event()
 
     # ---- listening
 
@@ -166,17 +176,21 @@ class Http2Server:
         self._loop.remove_reader(accepted.fileno())
         del self._peeking[accepted]
         secure = first == _TLS_HANDSHAKE
-        if not first or (secure and self._ssl is None):
+        if not first or (secure and self._ssl is None and self._tls_follows is None) or not (secure or self._plaintext):
             self.handshakes_failed += secure
             accepted.close()
             return
-        task = self._loop.create_task(self._open(accepted, self._ssl if secure else None))
+        task = self._loop.create_task(self._open(accepted, secure=secure))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
-    async def _open(self, accepted: socket.socket, context: ssl.SSLContext | None) -> None:
+    async def _open(self, accepted: socket.socket, *, secure: bool) -> None:
         assert self._loop is not None
         try:
+            if secure and self._ssl is None and self._tls_follows is not None:
+                async with asyncio.timeout(self.limits.handshake_timeout_s):
+                    await self._tls_follows.wait()
+            context = self._ssl if secure else None
             await self._loop.connect_accepted_socket(
                 lambda: ServerProtocol(self),
                 accepted,
@@ -184,7 +198,7 @@ class Http2Server:
                 ssl_handshake_timeout=self.limits.handshake_timeout_s if context is not None else None,
                 ssl_shutdown_timeout=_TLS_SHUTDOWN_S if context is not None else None,
             )
-        except (OSError, ssl.SSLError, asyncio.CancelledError):
+        except (OSError, ssl.SSLError, asyncio.CancelledError):  # TimeoutError is an OSError
             self.handshakes_failed += 1
             accepted.close()
 

@@ -1,5 +1,5 @@
-"""The soak's worker of our own client. It sends normal and FIFO messages to the same topics as the others, and reads those
-topics in stream groups of its own: the native API has no shared groups yet. See run.py for the protocol."""
+"""The soak's worker of our own client: a member of the same shared groups as the others, and, for normal and FIFO messages,
+a reader in stream groups of its own besides. See run.py for the protocol."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 import time
 from typing import Any
 
-from kourou.client import Client, Producer
+from kourou.client import Client, HalfMessage, Producer, SharedMessage
 from kourou.core.errors import KourouError
 
-KINDS = ("normal", "fifo")
+STREAMED = ("normal", "fifo")
 
 
 def say(op: str, body: str, **more: Any) -> None:
@@ -22,6 +22,10 @@ def say(op: str, body: str, **more: Any) -> None:
 
 def complain(what: str, error: BaseException) -> None:
     print(f"native {what}: {error!r}", file=sys.stderr, flush=True)
+
+
+def check(half: HalfMessage) -> str:
+    return "rollback" if half.body.endswith(b":r") else "commit"
 
 
 class Worker:
@@ -41,22 +45,62 @@ class Worker:
         return True
 
     async def produce(self, producer: Producer, kind: str) -> None:
-        number = 0
-        while not await self.pause(self.sending, self.rng.expovariate(self.rate / len(KINDS))):
+        topic, number = self.topics[kind][0], 0
+        while not await self.pause(self.sending, self.rng.expovariate(self.rate / len(self.topics))):
             number += 1
             lane = self.rng.randrange(5)
-            body = f"{self.name}:{kind}:{lane}:{number}:c"
-            group = f"{self.name}-{lane}" if kind == "fifo" else None
+            fate = self.rng.choice("ccccr") if kind == "transaction" else "c"
+            body = f"{self.name}:{kind}:{lane}:{number}:{fate}"
             since = time.time_ns()
+            transaction = producer.transaction(topic) if kind == "transaction" else None
             try:
-                await producer.send(self.topics[kind][0], body.encode(), message_group=group)
+                if transaction is not None:
+                    await transaction.send(body)
+                elif kind == "delay":
+                    await producer.send(topic, body, delay=self.rng.uniform(2, 8))
+                else:
+                    await producer.send(topic, body, message_group=f"{self.name}-{lane}" if kind == "fifo" else None)
             except KourouError as error:
                 say("unsent", body, since=since)
                 complain("send", error)
-            else:
-                say("sent", body, since=since)
+                continue
+            say("sent", body, since=since)
+            if transaction is not None:
+                try:
+                    await (transaction.commit() if fate == "c" else transaction.rollback())
+                except KourouError as error:  # then the check-back decides
+                    complain("end", error)
 
-    async def consume(self, client: Client, kind: str) -> None:
+    async def share(self, client: Client, kind: str) -> None:
+        topic, group = self.topics[kind]
+        while not self.stopping.is_set():
+            try:
+                async with client.shared_consumer(topic, group=group, invisible_s=10) as consumer:
+                    while True:
+                        for message in await consumer.receive(8, wait_s=5):
+                            await self.settle(message, group)
+            except KourouError as error:
+                complain("receive", error)
+                await self.pause(self.stopping, 0.5)
+
+    async def settle(self, message: SharedMessage, group: str) -> None:
+        body = message.body.decode()
+        say("got", body, group=group, attempt=message.attempt, due=message.deliver_at_ms)
+        fate = self.rng.random()
+        try:
+            if fate < 0.03:
+                return  # its time runs out
+            if fate < 0.06:
+                await message.nack(1)
+                return
+            await message.ack()
+        except KourouError as error:
+            say("settled", body, group=group)
+            complain("ack", error)
+        else:
+            say("acked", body, group=group)
+
+    async def stream(self, client: Client, kind: str) -> None:
         group = f"{self.topics[kind][1]}-native"
         while not self.stopping.is_set():
             try:
@@ -72,9 +116,10 @@ class Worker:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         async with Client(self.server) as client:
-            producer = client.producer()
-            tasks = [asyncio.create_task(self.produce(producer, kind)) for kind in KINDS]
-            readers = [asyncio.create_task(self.consume(client, kind)) for kind in KINDS]
+            producer = client.producer(transaction_checker=check, transaction_topics=[self.topics["transaction"][0]])
+            tasks = [asyncio.create_task(self.produce(producer, kind)) for kind in self.topics]
+            readers = [asyncio.create_task(self.share(client, kind)) for kind in self.topics]
+            readers += [asyncio.create_task(self.stream(client, kind)) for kind in STREAMED]
             await loop.run_in_executor(None, sys.stdin.readline)
             self.sending.set()
             await asyncio.gather(*tasks)

@@ -39,7 +39,8 @@ def make(count: int, *, seed: int = 1, log_offset: int = 1000) -> tuple[Entries,
 
 
 def write(files: Files, number: int, entries: Entries, bodies: list[bytes]) -> Source:
-    _, checksum = write_bucket(files, number, entries, iter(bodies))
+    blocks = (entries[at : at + BLOCK] for at in range(0, len(entries), BLOCK))
+    _, checksum = write_bucket(files, number, len(entries), blocks, bodies)
     return Source(number, checksum, 0, b"", (1000, 0), (10**9, 0))
 
 
@@ -96,9 +97,18 @@ def test_merged_buckets_hold_what_is_left_in_order(files: Files) -> None:
     left = [each for each in left if each[0].incarnation == 1]
     left.sort(key=lambda each: (each[0].due_ms, each[0].log_offset, each[0].record))
     assert [(e.due_ms, e.log_offset, body) for e, body in merged] == [(e.due_ms, e.log_offset, body) for e, body in left]
-    gone = job.retired(lambda number: (800, b"") if number == 1 else (0, second.bits), frozenset())
-    early = {(e.log_offset, e.record) for e, _ in everything[1][:800]}
-    assert gone.tolist() == [(e.log_offset, e.record) in early for e, _ in merged]
+    second_bits = bytearray(second.bits)
+    second_bits[100] = 0x55
+    late = merged[-1][0]
+    gone = job.retired(
+        lambda number: (800, b"") if number == 1 else (0, bytes(second_bits)), frozenset({(late.log_offset, late.record)})
+    )
+    early = [entry for entry, _ in everything[1][:800]] + [everything[2][800 + bit][0] for bit in (0, 2, 4, 6)] + [late]
+    assert gone.tolist() == [position for position, (entry, _) in enumerate(merged) if _same(entry, early)]
+
+
+def _same(entry: Entry, others: list[Entry]) -> bool:
+    return (entry.log_offset, entry.record) in {(other.log_offset, other.record) for other in others}
 
 
 Break = Callable[[bytearray], None]
@@ -171,8 +181,8 @@ def test_a_full_disk_leaves_nothing_behind() -> None:
     for limit in (0, 100, 40_000):
         disk.write_limit = limit
         with pytest.raises(DiskFull):
-            write_bucket(disk.files(), 1, entries.copy(), iter(bodies))
+            write(disk.files(), 1, entries, bodies)
         assert disk.files().list("timers") == []
     disk.write_limit = None
-    write_bucket(disk.files(), 1, entries, iter(bodies))
+    write(disk.files(), 1, entries, bodies)
     assert disk.files().list("timers") == ["0000000001.tmb"]

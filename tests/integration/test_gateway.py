@@ -551,8 +551,11 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
 def requests(draw: st.DrawFn, kind: type[Message], depth: int = 0) -> Message:
     """Any message of a type: fields that are missing, hostile, of unknown enum numbers, many times over."""
     made = kind()
+    chosen = {oneof.name: draw(st.sampled_from(list(oneof.fields))).name for oneof in kind.DESCRIPTOR.oneofs}
     for field in kind.DESCRIPTOR.fields:
         if draw(st.integers(0, 9)) == 9:
+            continue
+        if field.containing_oneof is not None and field.name != chosen[field.containing_oneof.name]:
             continue
         if field.name == "resource_namespace" and draw(st.integers(0, 9)):
             continue
@@ -583,6 +586,79 @@ def requests(draw: st.DrawFn, kind: type[Message], depth: int = 0) -> Message:
         else:
             setattr(made, field.name, draw(values))
     return made
+
+
+@st.composite
+def damaged(draw: st.DrawFn, name: str) -> Message:
+    """A request that would do, but for a field or two."""
+    topic = pb.Resource(name=draw(st.sampled_from(TOPICS)))
+    group = pb.Resource(name="fuzz-group")
+    queue = pb.MessageQueue(topic=topic, id=draw(st.integers(0, 4)))
+    made: Any = CALLS[name][0]()
+    for field, value in {"topic": topic, "group": group, "endpoints": endpoints(), "message_queue": queue}.items():
+        if field in made.DESCRIPTOR.fields_by_name:
+            getattr(made, field).CopyFrom(value)
+    for field in ("receipt_handle", "transaction_id", "recall_handle"):
+        if field in made.DESCRIPTOR.fields_by_name:
+            setattr(made, field, draw(HANDLES))
+    match name:
+        case "SendMessage":
+            made.messages.extend(message(topic.name, message_group="g", tag="x", properties={"a": "1"}) for _ in range(2))
+        case "AckMessage":
+            made.entries.add(receipt_handle=draw(HANDLES))
+        case "ChangeInvisibleDuration":
+            made.invisible_duration.FromSeconds(30)
+        case "EndTransaction":
+            made.resolution, made.topic.name = pb.COMMIT, "fuzz-transaction"
+        case "RecallMessage":
+            made.topic.name = "fuzz-delay"
+        case "SyncLiteSubscription":
+            made.topic.name = "fuzz-lite"
+            made.lite_topic_set.extend(["a", "b"])
+        case "ReceiveMessage":
+            made.invisible_duration.FromSeconds(30)
+            made.long_polling_timeout.FromMilliseconds(1)
+            made.batch_size = 4
+        case "PullMessage":
+            made.batch_size = 4
+        case "Telemetry":
+            made.settings.CopyFrom(draw(st.sampled_from([producing(*TOPICS), consuming("fuzz-group", *TOPICS)])))
+    for _ in range(draw(st.integers(0, 3))):
+        _damage(draw, made)
+    return made  # type: ignore[no-any-return]
+
+
+def _damage(draw: st.DrawFn, made: Message) -> None:
+    field = draw(st.sampled_from(list(made.DESCRIPTOR.fields)))
+    if field.type == descriptors.FieldDescriptor.TYPE_MESSAGE and draw(st.integers(0, 3)):
+        inner = getattr(made, field.name)
+        if not field.is_repeated:
+            _damage(draw, inner)
+            inner.SetInParent()
+            return
+        if len(inner) and isinstance(inner[0] if not hasattr(inner, "keys") else None, Message):
+            _damage(draw, inner[0])
+            return
+    made.ClearField(field.name)
+    other = draw(requests(type(made)))
+    for known, value in other.ListFields():
+        if known.name == field.name:
+            once = type(made)()
+            if known.is_repeated:
+                made.MergeFrom(_only(other, field.name, once))
+            elif known.type == descriptors.FieldDescriptor.TYPE_MESSAGE:
+                getattr(made, field.name).CopyFrom(value)
+            else:
+                setattr(made, field.name, value)
+
+
+def _only(other: Message, name: str, once: Message) -> Message:
+    """Nothing but one field."""
+    once.CopyFrom(other)
+    for field, _ in other.ListFields():
+        if field.name != name:
+            once.ClearField(field.name)
+    return once
 
 
 class Fuzzed:
@@ -660,7 +736,7 @@ def test_whatever_is_asked_is_answered_with_a_code(fuzzed: Fuzzed, name: str) ->
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(requests(CALLS[name][0]))
+    @given(requests(CALLS[name][0]) | damaged(name))
     def ask(request: Message) -> None:
         try:
             codes = fuzzed.statuses(name, request.SerializeToString())

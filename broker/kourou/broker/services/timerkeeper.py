@@ -17,7 +17,7 @@ from kourou.broker.services.journal import Journal
 from kourou.broker.store.store import Store
 from kourou.broker.store.timerfile import TimerFile
 from kourou.broker.store.timerformat import FOLDER, bucket_name
-from kourou.broker.store.timerwrite import Bools, Merge, Source, Spill, Written
+from kourou.broker.store.timerwrite import Longs, Merge, Source, Spill, Written
 from kourou.core.clock import Clock
 from kourou.core.errors import Corrupted, DiskFull
 
@@ -159,7 +159,7 @@ class TimerKeeper:
         record = {"m": [bucket.number for bucket in chosen]}
         await self._tell(job.written, record, lambda: job.retired(now, frozenset(timers.moved)))
 
-    async def _tell(self, written: Written, more: dict[str, Any], retired: Callable[[], Bools]) -> bool:
+    async def _tell(self, written: Written, more: dict[str, Any], retired: Callable[[], Longs]) -> bool:
         """Put a bucket into the log, with what was retired while it was written."""
         async with self._between:
             self._journal.settle()
@@ -169,8 +169,8 @@ class TimerKeeper:
             if len(dead) > DEAD_MAX:
                 self._log.info("bucket_abandoned", bucket=written.number, retired=len(dead))
                 return False
-            count = len(written.entries)
-            last_due_ms = int(written.entries["due"][-1]) if count else 0
+            count = len(written.due)
+            last_due_ms = int(written.due[-1]) if count else 0
             record = {
                 "t": "tm>", "b": written.number, "n": count, "log": [written.start, written.end],
                 "file": [last_due_ms, written.size, written.checksum], "floor": [floor, next_due_ms], "dead": dead, **more,
@@ -202,10 +202,9 @@ class TimerKeeper:
         self._kept = set(kept)
 
 
-def _progress(gone: Bools, written: Written) -> tuple[int, list[int], int]:
+def _progress(gone: Longs, written: Written) -> tuple[int, list[int], int]:
     """(floor, retired positions above it, due time at the floor)."""
-    alive = (~gone).nonzero()[0]
-    floor = int(alive[0]) if len(alive) else len(gone)
-    dead = [position for position in gone.nonzero()[0].tolist() if position >= floor]
-    next_due_ms = int(written.entries["due"][floor]) if floor < len(gone) else 0
-    return floor, dead, next_due_ms
+    positions = gone.tolist()
+    floor = next((number for number, position in enumerate(positions) if number != position), len(positions))
+    next_due_ms = int(written.due[floor]) if floor < len(written.due) else 0
+    return floor, positions[floor:], next_due_ms

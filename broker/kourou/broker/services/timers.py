@@ -325,15 +325,25 @@ class TimerService:
         """*Blocking*. Fill in the messages, as many as fit into memory; what can't be read is an error in its place."""
         size = 0
         frames: dict[int, DecodedFrame | Corrupted] = {}
+        in_buckets: dict[int, list[_Due]] = {}
         for due in batch:
             if size > BODIES_BYTES_MAX:
-                return  # the rest comes with the next batch
-            if due.waiting is None:
-                due.message = self._read_from_log(due.timer.place, frames)
-            else:
-                due.message = self._read_from_bucket(due.waiting, frames)
+                break  # the rest comes with the next batch
+            if due.waiting is not None:
+                size += due.waiting.entry.size
+                in_buckets.setdefault(due.waiting.bucket, []).append(due)
+                continue
+            due.message = self._read_from_log(due.timer.place, frames)
             if isinstance(due.message, StoredMessage):
                 size += len(due.message.body) + len(due.message.block)
+        for bucket, some in in_buckets.items():
+            entries = [due.waiting.entry for due in some if due.waiting is not None]
+            for due, entry, record in zip(some, entries, self.windows.opened(bucket).records(entries), strict=True):
+                if isinstance(record, bytes):
+                    due.message = BucketMessage(entry, record)
+                    continue
+                message = self._read_from_log(due.timer.place, frames)  # where it may still be
+                due.message = message if isinstance(message, StoredMessage) else record
 
     def _read_from_log(self, place: Place, frames: dict[int, DecodedFrame | Corrupted]) -> StoredMessage | Corrupted:
         log_offset, record = place
@@ -345,14 +355,6 @@ class TimerService:
                 frames[log_offset] = failure
         found = frames[log_offset]
         return StoredMessage(found, record) if isinstance(found, DecodedFrame) else found
-
-    def _read_from_bucket(self, waiting: Waiting, frames: dict[int, DecodedFrame | Corrupted]) -> StoredMessage | Corrupted:
-        file = self.windows.opened(waiting.bucket)
-        try:
-            return BucketMessage(waiting.entry, file.record(waiting.entry))
-        except Corrupted as failure:
-            message = self._read_from_log(waiting.timer.place, frames)  # where it may still be
-            return message if isinstance(message, StoredMessage) else failure
 
     async def _give_up_unreadable(self, batch: list[_Due]) -> None:
         lost: list[Place] = []

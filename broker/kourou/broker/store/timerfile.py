@@ -91,10 +91,10 @@ class TimerFile:
                         return found
         return found
 
-    def entries(self, *, floor: int) -> Entries:
-        """All from the block of a position on."""
-        data = b"".join(map(self._block, range(floor // BLOCK, self.head.blocks)))
-        return np.frombuffer(data, ENTRY_DTYPE)
+    def blocks(self, *, floor: int) -> Iterator[tuple[int, Entries]]:
+        """(position of the first, entries) of each block from that of a position on."""
+        for number in range(floor // BLOCK, self.head.blocks):
+            yield number * BLOCK, np.frombuffer(self._block(number), ENTRY_DTYPE)
 
     def find(self, due_ms: int, log_offset: int, record: int) -> tuple[int, Entry] | None:
         """(position, entry) of a timer."""
@@ -122,7 +122,12 @@ class TimerFile:
             upto = at + 1
             while upto < len(entries) and entries[upto].place + entries[upto].size - start <= SPAN_BYTES:
                 upto += 1
-            data = memoryview(self.read(start, entries[upto - 1].place + entries[upto - 1].size - start))
+            try:
+                data = memoryview(self.read(start, entries[upto - 1].place + entries[upto - 1].size - start))
+            except DamagedLog as failure:
+                yield from [failure] * (upto - at)
+                at = upto
+                continue
             for entry in entries[at:upto]:
                 record = bytes(data[entry.place - start : entry.place - start + entry.size])
                 try:

@@ -26,6 +26,7 @@ Records lie in the order of their entries, without gaps, as in their frames: pro
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -100,27 +101,31 @@ def bucket_name(number: int) -> str:
     return f"{FOLDER}/{number:010d}{SUFFIX}"
 
 
-def start_of(number: int, entries: Entries) -> tuple[bytes, int]:
-    """(everything before the records, crc of the head). ``place`` of each entry is set here."""
-    count = len(entries)
-    blocks = -(-count // BLOCK)
-    entries_at = HEAD_SIZE + blocks * FENCE_SIZE
-    records_at = entries_at + count * ENTRY_SIZE
-    sizes = entries["size"].astype(np.uint64)
-    ends = np.cumsum(sizes) + np.uint64(records_at)
-    entries["place"] = ends - sizes
-    body = entries.tobytes()
-    fences = np.zeros(blocks, FENCE_DTYPE)
-    fences["due"] = entries["due"][::BLOCK]
-    view = memoryview(body)
-    fences["crc"] = [zlib.crc32(view[at : at + BLOCK * ENTRY_SIZE]) for at in range(0, len(body), BLOCK * ENTRY_SIZE)]
+def place_records(number: int, count: int, blocks: Iterable[Entries]) -> tuple[list[bytes], int]:
+    """(everything before the records, in pieces; crc of the head). ``blocks`` are the entries in order, 1,024 at a time;
+    where their records lie is filled in here."""
+    fences = np.zeros(-(-count // BLOCK), FENCE_DTYPE)
+    entries_at = HEAD_SIZE + len(fences) * FENCE_SIZE
+    at = records_at = entries_at + count * ENTRY_SIZE
+    first_due_ms = last_due_ms = 0
+    pieces: list[bytes] = []
+    for block in blocks:
+        ends = np.cumsum(block["size"], dtype=np.uint64) + np.uint64(at)
+        block["place"] = ends - block["size"]
+        at = int(ends[-1])
+        data = block.tobytes()
+        fences[len(pieces)] = block["due"][0], zlib.crc32(data), 0
+        if not pieces:
+            first_due_ms = int(block["due"][0])
+        last_due_ms = int(block["due"][-1])
+        pieces.append(data)
     fence_bytes = fences.tobytes()
     head = _HEAD.pack(
-        MAGIC, VERSION, BLOCK, number, count, int(ends[-1]), int(entries["due"][0]), int(entries["due"][-1]), entries_at,
-        records_at, bytes(12), zlib.crc32(fence_bytes), 0, 0,
+        MAGIC, VERSION, BLOCK, number, count, at, first_due_ms, last_due_ms, entries_at, records_at, bytes(12),
+        zlib.crc32(fence_bytes), 0, 0,
     )[:-4]  # fmt: skip
     crc = zlib.crc32(head)
-    return b"".join((head, crc.to_bytes(4, "little"), fence_bytes, body)), crc
+    return [head + crc.to_bytes(4, "little") + fence_bytes, *pieces], crc
 
 
 def parse_head(data: Buffer, name: str) -> tuple[Head, int]:

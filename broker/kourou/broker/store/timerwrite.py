@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kourou.broker.store.commitlog import CommitLog
 from kourou.broker.store.files import Files
 from kourou.broker.store.timerfile import TimerFile
-from kourou.broker.store.timerformat import ENTRY_DTYPE, FOLDER, Entries, bucket_name, start_of
+from kourou.broker.store.timerformat import BLOCK, ENTRY_DTYPE, FOLDER, Entries, bucket_name, place_records
 from kourou.core import compression, frame
 from kourou.core.errors import Corrupted, KourouError
 from kourou.core.frame import PREFIX_SIZE, Buffer, Column
@@ -30,7 +30,7 @@ from kourou.core.frame import PREFIX_SIZE, Buffer, Column
 CHUNK = 1024 * 1024
 SPAN_BYTES_MAX = 16 * CHUNK  # where much between is left out, records are read one by one
 Place = tuple[int, int]  # log offset of a frame, record in it
-Bools = NDArray[np.bool_]
+Longs = NDArray[np.int64]
 
 
 class PageColumns(Protocol):
@@ -52,32 +52,34 @@ class Written:
     """A bucket file. ``start`` and ``end`` are places in the log, between which all of its timers were stored."""
 
     number: int
-    entries: Entries
+    due: Longs  # by position
     start: Place
     end: Place
-    size: int
-    checksum: int
+    size: int = 0
+    checksum: int = 0
 
 
-def write_bucket(files: Files, number: int, entries: Entries, records: Iterator[Buffer]) -> tuple[int, int]:
-    """(size, checksum) of the file, durably. ``records`` are those of the entries, in whatever pieces."""
+def write_bucket(
+    files: Files, number: int, count: int, blocks: Iterable[Entries], records: Iterable[Buffer]
+) -> tuple[int, int]:
+    """(size, checksum) of the file, durably. ``blocks`` are its entries in order, 1,024 at a time, ``records`` theirs."""
     name = bucket_name(number)
     temporary = f"{name}.tmp"
+    pieces, checksum = place_records(number, count, blocks)
     files.remove(temporary)
-    head, checksum = start_of(number, entries)
     file = files.open(temporary)
     try:
-        for at in range(0, len(head), CHUNK):
-            file.append([memoryview(head)[at : at + CHUNK]])
-        pieces: list[Buffer] = []
+        for piece in pieces:
+            file.append([piece])
+        some: list[Buffer] = []
         size = 0
         for record in records:
-            pieces.append(record)
+            some.append(record)
             size += len(record)
-            if size >= CHUNK or len(pieces) >= 1024:
-                file.append([b"".join(pieces)])
-                pieces, size = [], 0
-        file.append([b"".join(pieces)])
+            if size >= CHUNK or len(some) >= BLOCK:
+                file.append([b"".join(some)])
+                some, size = [], 0
+        file.append([b"".join(some)])
         file.sync()
         size = file.size
         file.close()
@@ -137,22 +139,27 @@ class Spill:
         else:
             last = self._pages[-1]
             end = last.offsets[-1], last.records[-1] + len(last.due) - last.starts[-1]
-        whole = np.frombuffer(found.whole, np.bool_)
-        rows = np.flatnonzero(whole)
-        start = self._pages[0].offsets[0], self._pages[0].records[0]
+        rows = np.flatnonzero(np.frombuffer(found.whole, np.bool_))
+        order = rows[np.lexsort((records[rows], offsets[rows], due[rows]))]
         self._position_of = np.full(self.rows, -1, np.int64)
-        entries = np.zeros(len(rows), ENTRY_DTYPE)
-        size = checksum = 0
-        if len(rows):
-            order = rows[np.lexsort((records[rows], offsets[rows], due[rows]))]
-            self._position_of[order] = np.arange(len(order))
-            entries["due"], entries["log_offset"], entries["record"] = due[order], offsets[order], records[order]
-            entries["incarnation"], entries["queue"] = lanes[order] >> np.uint64(32), lanes[order] & np.uint64(0xFFFFFFFF)
-            for name, values in found.columns():
-                entries[name] = np.frombuffer(values, values.typecode)[order]
-            bodies = found.bodies
-            size, checksum = write_bucket(self._files, self.number, entries, (bodies[row] for row in _steps(order)))
-        self.written = Written(self.number, entries, start, end, size, checksum)
+        self._position_of[order] = np.arange(len(order))
+        start = self._pages[0].offsets[0], self._pages[0].records[0]
+        written = Written(self.number, due[order], start, end)
+        if len(order):
+            columns_of = {"due": due, "log_offset": offsets, "record": records, **found.columns()}
+            columns_of["incarnation"], columns_of["queue"] = lanes >> np.uint64(32), lanes & np.uint64(0xFFFFFFFF)
+
+            def blocks() -> Iterator[Entries]:
+                for at in range(0, len(order), BLOCK):
+                    some = order[at : at + BLOCK]
+                    block = np.zeros(len(some), ENTRY_DTYPE)
+                    for name, values in columns_of.items():
+                        block[name] = values[some]
+                    yield block
+
+            bodies = (found.bodies[row] for row in _steps(order))
+            written.size, written.checksum = write_bucket(self._files, self.number, len(order), blocks(), bodies)
+        self.written = written
 
     def _choose(
         self, page: PageColumns
@@ -184,10 +191,10 @@ class Spill:
                 incarnation = int(lanes[head]) >> 32
                 self.lost[incarnation] = self.lost.get(incarnation, 0) + len(numbers)
 
-    def retired(self, alive: Callable[[int], bytes]) -> Bools:
-        """By position: what is not in memory any more. ``alive`` answers which timers of a page are, none if it is gone."""
-        assert self.written is not None
-        gone = np.zeros(len(self.written.entries), np.bool_)
+    def retired(self, alive: Callable[[int], bytes]) -> Longs:
+        """Positions of what is not in memory any more, ascending. ``alive`` answers which timers of a page are, none if
+        it is gone."""
+        found = [np.zeros(0, np.int64)]
         first = 0
         for page, chosen in zip(self._pages, self._chosen, strict=True):
             now = alive(page.number)
@@ -195,10 +202,10 @@ class Spill:
             first += len(chosen)
             if now[: len(page.alive)] == page.alive:
                 continue
-            still = np.zeros(len(page.alive), np.uint8) if not now else np.frombuffer(now, np.uint8)
+            still = np.frombuffer(now, np.uint8) if now else np.zeros(len(page.alive), np.uint8)
             positions = rows[still[chosen[: len(rows)]] == 0]
-            gone[positions[positions >= 0]] = True
-        return gone
+            found.append(positions[positions >= 0])
+        return np.sort(np.concatenate(found))
 
 
 @dataclass(slots=True)
@@ -215,9 +222,14 @@ class _Found:
     bodies: list[Buffer] = field(default_factory=list)
     size: int = 0  # of what is held in memory
 
-    def columns(self) -> Iterator[tuple[str, array[int]]]:
-        yield from (("producer", self.producer), ("sequence", self.sequence), ("born", self.born))
-        yield from (("size", self.sizes), ("properties", self.properties), ("crc", self.crc))
+    def _arrays(self) -> dict[str, array[int]]:
+        return {
+            "producer": self.producer, "sequence": self.sequence, "born": self.born, "size": self.sizes,
+            "properties": self.properties, "crc": self.crc,
+        }  # fmt: skip
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        return {name: np.frombuffer(values, values.typecode) for name, values in self._arrays().items()}
 
     def take(self, data: bytes, numbers: list[int]) -> None:
         """Records of a frame. Raises Corrupted."""
@@ -242,7 +254,7 @@ class _Found:
         self.size += len(data)
 
     def miss(self, count: int) -> None:
-        for _, values in self.columns():
+        for values in self._arrays().values():
             values.extend([0] * count)
         self.bodies += [b""] * count
         self.whole += bytes(count)
@@ -278,70 +290,80 @@ class Merge:
         self._files = files
         self._moved = moved
         self._deleted = deleted
-        self._rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # (source, position in it) by new position
+        self._rows: list[tuple[Longs, Longs]] = []  # of each source (new positions, old positions), both ascending
+        self._places: Callable[[frozenset[Place]], Longs] = lambda places: np.zeros(0, np.int64)
 
     def run(self) -> None:
         """Raises DiskFull, FlushFailed, DamagedLog."""
         opened = [TimerFile(self._files, source.number, checksum=source.checksum) for source in self.sources]
-        chosen: list[Entries] = []
-        origins: list[NDArray[np.int64]] = []
-        positions: list[NDArray[np.int64]] = []
-        for number, (source, file) in enumerate(zip(self.sources, opened, strict=True)):
-            entries = file.entries(floor=source.floor)
-            first = source.floor // 1024 * 1024
-            kept = ~_retired(np.arange(first, first + len(entries)), source.floor, source.bits) & ~_at(entries, self._moved)
-            gone = [topic for topic in np.unique(entries["incarnation"]).tolist() if self._deleted(topic)]
-            kept &= ~np.isin(entries["incarnation"], gone)
-            chosen.append(entries[kept])
-            positions.append(np.flatnonzero(kept) + first)
-            origins.append(np.full(len(chosen[-1]), number, np.int64))
-        entries = np.concatenate(chosen)
+        left = [file.head.count - source.floor for file, source in zip(opened, self.sources, strict=True)]
+        entries = np.zeros(sum(left), ENTRY_DTYPE)
+        olds: list[Longs] = []
+        count = 0
+        for source, file in zip(self.sources, opened, strict=True):
+            kept: list[Longs] = []
+            for first, block in file.blocks(floor=source.floor):
+                positions = np.flatnonzero(self._is_kept(source, first, block))
+                entries[count : count + len(positions)] = block[positions]
+                count += len(positions)
+                kept.append(positions + first)
+            olds.append(np.concatenate(kept) if kept else np.zeros(0, np.int64))
+        entries = entries[:count]
         order = np.lexsort((entries["record"], entries["log_offset"], entries["due"]))
-        entries = entries[order]
-        origin = np.concatenate(origins)[order]
-        self._rows = origin, np.concatenate(positions)[order]
-        size = checksum = 0
-        if len(entries):
-            places = entries["place"].copy()
-            pieces = _copied(opened, origin, places, entries["size"])
-            size, checksum = write_bucket(self._files, self.number, entries, pieces)
+        position_of = np.empty(count, np.int64)
+        position_of[order] = np.arange(count)
+        ends = np.cumsum([0, *(len(old) for old in olds)])
+        self._rows = [(position_of[ends[number] : ends[number + 1]], old) for number, old in enumerate(olds)]
         start, end = min(source.start for source in self.sources), max(source.end for source in self.sources)
-        self.written = Written(self.number, entries, start, end, size, checksum)
+        written = Written(self.number, entries["due"][order], start, end)
+        if count:
+            offsets, records = entries["log_offset"][order], entries["record"][order]
+            self._places = lambda places: _at(offsets, records, places)
+            blocks = (entries[order[at : at + BLOCK]] for at in range(0, count, BLOCK))
+            origin = np.repeat(np.arange(len(olds)), [len(old) for old in olds])[order]
+            copied = _copied(opened, origin, entries["place"][order], entries["size"][order])
+            written.size, written.checksum = write_bucket(self._files, self.number, count, blocks, copied)
+        self.written = written
 
-    def retired(self, now: Callable[[int], tuple[int, bytes]], moved: frozenset[Place]) -> Bools:
-        """By position: what was retired meanwhile. ``now`` answers floor and bits of a source."""
-        assert self.written is not None
-        assert self._rows is not None
-        origin, positions = self._rows
-        gone = _at(self.written.entries, moved)
-        for number, source in enumerate(self.sources):
-            of_source = np.flatnonzero(origin == number)
-            gone[of_source[_retired(positions[of_source], *now(source.number))]] = True
-        return gone
+    def _is_kept(self, source: Source, first: int, block: Entries) -> NDArray[np.bool_]:
+        kept: NDArray[np.bool_] = np.arange(first, first + len(block)) >= source.floor
+        if source.bits:
+            bits = np.frombuffer(source.bits, np.uint8)[first // 8 : (first + len(block) + 7) // 8]
+            kept &= np.unpackbits(bits, bitorder="little")[: len(block)] == 0
+        kept[_at(block["log_offset"], block["record"], self._moved)] = False
+        gone = [topic for topic in np.unique(block["incarnation"]).tolist() if self._deleted(topic)]
+        if gone:
+            kept &= ~np.isin(block["incarnation"], gone)
+        return kept
+
+    def retired(self, now: Callable[[int], tuple[int, bytes]], moved: frozenset[Place]) -> Longs:
+        """Positions of what was retired meanwhile, ascending. ``now`` answers floor and bits of a source."""
+        found = [self._places(moved)]
+        for source, (new, old) in zip(self.sources, self._rows, strict=True):
+            floor, bits = now(source.number)
+            found.append(new[: np.searchsorted(old, floor)])
+            if bits != source.bits:
+                before = np.frombuffer(source.bits or bytes(len(bits)), np.uint8)
+                changed = np.flatnonzero(np.frombuffer(bits, np.uint8) != before)
+                positions = (changed[:, None] * 8 + np.arange(8)).ravel()
+                positions = positions[[bool(bits[at >> 3] >> (at & 7) & 1) for at in positions.tolist()]]
+                rows = np.searchsorted(old, positions)
+                rows = rows[rows < len(old)]
+                found.append(new[rows[np.isin(old[rows], positions)]])
+        return np.unique(np.concatenate(found))
 
 
-def _retired(positions: NDArray[np.int64], floor: int, bits: bytes) -> Bools:
-    gone: Bools = positions < floor
-    if bits:
-        set_bits = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
-        gone |= set_bits[positions] != 0
-    return gone
-
-
-def _at(entries: Entries, places: frozenset[Place]) -> Bools:
+def _at(offsets: NDArray[np.uint64], records: NDArray[np.uint32], places: frozenset[Place]) -> Longs:
     """Which entries are at one of some places."""
-    found = np.zeros(len(entries), np.bool_)
-    if places:
-        maybe = np.flatnonzero(np.isin(entries["log_offset"], np.array([at for at, _ in places], np.uint64)))
-        for position in maybe.tolist():
-            entry = entries[position]
-            found[position] = (int(entry["log_offset"]), int(entry["record"])) in places
-    return found
+    if not places:
+        return np.zeros(0, np.int64)
+    maybe = np.flatnonzero(np.isin(offsets, np.array([at for at, _ in places], np.uint64)))
+    return np.array([at for at in maybe.tolist() if (int(offsets[at]), int(records[at])) in places], np.int64)
 
 
 def _steps(order: NDArray[np.int64]) -> Iterator[int]:
-    for at in range(0, len(order), 1024):
-        yield from order[at : at + 1024].tolist()
+    for at in range(0, len(order), BLOCK):
+        yield from order[at : at + BLOCK].tolist()
 
 
 def _copied(

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+from google.protobuf.message_factory import GetMessageClass
 
 from kourou.client import Client
 from kourou.proto.rocketmq.v2 import definition_pb2 as pb
@@ -32,7 +33,7 @@ class Stub:
                 make = channel.stream_stream
             elif method.server_streaming:
                 make = channel.unary_stream
-            request, answer = method.input_type._concrete_class, method.output_type._concrete_class
+            request, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
             setattr(
                 self,
                 method.name,
@@ -88,7 +89,7 @@ class Official:
         self.node = node
         self.address = node.urls["official gRPC"]
         self.client = client if client is not None else f"host@1@{uuid.uuid4().hex}"
-        self.metadata = (("x-mq-client-id", self.client), ("x-mq-language", "PYTHON"))
+        self.metadata: tuple[tuple[str, str], ...] = (("x-mq-client-id", self.client), ("x-mq-language", "PYTHON"))
         self.channel = grpc.aio.insecure_channel(self.address, options=UNLIMITED)
         self.stub: Any = Stub(self.channel)
 
@@ -171,7 +172,10 @@ class Official:
 
     async def end(self, topic: str, transaction: str, resolution: int) -> Any:
         request = service.EndTransactionRequest(
-            topic=pb.Resource(name=topic), message_id="id", transaction_id=transaction, resolution=resolution  # type: ignore[arg-type]
+            topic=pb.Resource(name=topic),
+            message_id="id",
+            transaction_id=transaction,
+            resolution=resolution,  # type: ignore[arg-type]
         )
         return await self.call("EndTransaction", request)
 

@@ -263,7 +263,8 @@ def test_types_are_kept_apart(node: Node) -> None:
         assert raw.produce(sealed("plain", b"x", GROUP_HASHES=[5]))[0][0] == errors.TopicTypeMismatch.code
         assert raw.produce(sealed("plain", b"x", DUE_TIMES=[5]))[0][0] == errors.TopicTypeMismatch.code
         assert raw.produce(sealed("ordered", b"x"))[0][0] == errors.TopicTypeMismatch.code
-        assert raw.produce(sealed("later", b"x", DUE_TIMES=[5]))[0][0] == errors.NotSupported.code
+        assert raw.produce(sealed("later", b"x", DUE_TIMES=[5]))[0][0] == 0
+        assert raw.produce(sealed("later", b"x"))[0][0] == errors.TopicTypeMismatch.code
         assert raw.produce(sealed("ordered", b"x", GROUP_HASHES=[5]))[0][0] == 0
         assert raw.produce(sealed("plain", b"x", queue=1))[0][0] == errors.QueueNotFound.code
 

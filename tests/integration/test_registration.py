@@ -19,13 +19,13 @@ import grpc
 import grpc.aio
 import pytest
 
+from kourou.app.nameserver import NameserverOptions, NameserverProcess
 from kourou.broker.edge import registration as registrar_module
 from kourou.broker.edge.registration import Registrar
 from kourou.core.clock import ManualClock
 from kourou.core.errors import BadRequest
 from kourou.core.route import Endpoint
 from kourou.core.wire import Code
-from kourou.app.nameserver import NameserverOptions, NameserverProcess
 from kourou.nameserver.edge.registration import RegistrationService
 from kourou.nameserver.table import ADDRESS_MS, CLAIM_MS, RouteTable
 from kourou.proto.v1 import health_pb2, health_pb2_grpc, nameserver_pb2, nameserver_pb2_grpc

@@ -133,6 +133,11 @@ class _Call:
         self._host = host
         self._path = path
         self._context = context
+        # Whoever keeps the call may ask when it is over; grpcio's context then points at memory that was given back.
+        self._peer = unquote(str(context.peer())).partition(":")[2]
+        remaining = context.time_remaining()
+        self._ends = None if remaining is None else asyncio.get_running_loop().time() + float(remaining)
+        self._received_metadata: tuple[tuple[str, str | bytes], ...] = tuple(context.invocation_metadata() or ())
         self._metadata: dict[str, str] | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._cancelled = False
@@ -143,7 +148,7 @@ class _Call:
     def metadata(self) -> Mapping[str, str]:
         if self._metadata is None:
             found: dict[str, str] = {}
-            for name, value in self._context.invocation_metadata() or ():
+            for name, value in self._received_metadata:
                 if isinstance(value, str) and not name.startswith(_OURS) and name not in _NOT_METADATA:
                     found.setdefault(name, value)
             self._metadata = found
@@ -155,7 +160,7 @@ class _Call:
 
     @property
     def peer(self) -> str:
-        return unquote(str(self._context.peer())).partition(":")[2]
+        return self._peer
 
     @property
     def local(self) -> str:
@@ -166,8 +171,7 @@ class _Call:
         return self._host.secure
 
     def remaining_s(self) -> float | None:
-        remaining = self._context.time_remaining()
-        return None if remaining is None else max(0.0, float(remaining))
+        return None if self._ends is None else max(0.0, self._ends - asyncio.get_running_loop().time())
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         if self._cancelled:

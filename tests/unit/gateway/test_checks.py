@@ -74,7 +74,10 @@ def test_legal(change: Callable[[pb.Message], object]) -> None:
         (Code.MESSAGE_PROPERTIES_TOO_LARGE, lambda made: made.user_properties.update({str(n): "" for n in range(129)})),
         (Code.MESSAGE_PROPERTIES_TOO_LARGE, properties(a="v" * PROPERTIES_BYTES_MAX)),
         (Code.MESSAGE_PROPERTIES_TOO_LARGE, system("tag", "t" * (PROPERTIES_BYTES_MAX + 1))),
-        (Code.MESSAGE_PROPERTIES_TOO_LARGE, lambda made: made.system_properties.keys.append("k" * PROPERTIES_BYTES_MAX + "é")),
+        (
+            Code.MESSAGE_PROPERTIES_TOO_LARGE,
+            lambda made: made.system_properties.keys.append("k" * PROPERTIES_BYTES_MAX + "é"),
+        ),
         (Code.MESSAGE_PROPERTIES_TOO_LARGE, system("trace_context", "x" * 1_025)),
         (Code.ILLEGAL_MESSAGE_PROPERTY_KEY, lambda made: made.user_properties.update({"": "v"})),
         (Code.ILLEGAL_MESSAGE_PROPERTY_KEY, lambda made: made.user_properties.update({"a\x01": "v"})),

@@ -15,7 +15,7 @@ from kourou.broker.store.columns import check_columns
 from kourou.core import frame
 from kourou.core.frame import Column, Prefix, parse_sealed
 from kourou.core.outgoing import seal_one
-from kourou.core.records import Field, encode_field
+from kourou.core.records import encode_field
 from kourou.core.route import TopicType
 from kourou.gateway.checks import check_message, kind_of
 from kourou.gateway.convert import TYPES, fill, milliseconds, outgoing
@@ -23,7 +23,9 @@ from kourou.gateway.status import Code, Refused
 from kourou.proto.rocketmq.v2 import definition_pb2 as pb
 
 PEER, HOST = "192.0.2.1:5000", "192.0.2.2:8081"
-TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="|"), min_size=1, max_size=20).filter(str.strip)
+TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="|"), min_size=1, max_size=20).filter(
+    str.strip
+)
 LITE = st.text("abcXYZ019_-", min_size=1, max_size=64)
 TIMES = st.integers(0, 253_402_300_799_999)
 
@@ -32,7 +34,7 @@ TIMES = st.integers(0, 253_402_300_799_999)
 def messages(draw: st.DrawFn) -> pb.Message:
     made = pb.Message(topic=pb.Resource(name="t", resource_namespace=draw(st.sampled_from(["", "ns"]))))
     made.body = draw(st.binary(min_size=1, max_size=200))
-    made.user_properties.update(draw(st.dictionaries(TEXT, st.text(st.characters(exclude_categories=("Cs",))), max_size=5)))
+    made.user_properties.update(draw(st.dictionaries(TEXT, st.text(st.characters(exclude_categories=["Cs"])), max_size=5)))
     system = made.system_properties
     system.message_id = draw(TEXT)
     system.keys.extend(draw(st.lists(TEXT, max_size=4)))

@@ -91,7 +91,12 @@ GROWN_CALLS = {"MessagingService/RecallMessage", "MessagingService/SyncLiteSubsc
 def dump(*modules: str, path: tuple[str, ...] = ()) -> dict[str, Any]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", DUMP, *modules], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "ignore", "-c", DUMP, *modules],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -151,12 +156,12 @@ def test_what_ours_has_more_is_known(ours: dict[str, Any], theirs: dict[str, Any
     assert short(set(ours["enums"]) - set(theirs["enums"])) <= GROWN_ENUMS
     assert short(set(ours["calls"]) - set(theirs["calls"])) <= GROWN_CALLS
     fields = {
-        f"{name}.{field}"
-        for name, known in theirs["messages"].items()
-        for field in set(ours["messages"][name]) - set(known)
+        f"{name}.{field}" for name, known in theirs["messages"].items() for field in set(ours["messages"][name]) - set(known)
     }
     assert short(fields) <= GROWN_FIELDS
-    values = {f"{name}.{value}" for name, known in theirs["enums"].items() for value in set(ours["enums"][name]) - set(known)}
+    values = {
+        f"{name}.{value}" for name, known in theirs["enums"].items() for value in set(ours["enums"][name]) - set(known)
+    }
     assert short(values) <= GROWN_VALUES
 
 

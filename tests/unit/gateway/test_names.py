@@ -36,7 +36,9 @@ def test_topics_that_are_not_legal(name: str) -> None:
     assert refused.value.code == Code.ILLEGAL_TOPIC
 
 
-@pytest.mark.parametrize(("name", "namespace"), [("", ""), ("g" * 121, ""), ("CID_RMQ_SYS_x", ""), ("g", "é"), ("g", "n" * 120)])
+@pytest.mark.parametrize(
+    ("name", "namespace"), [("", ""), ("g" * 121, ""), ("CID_RMQ_SYS_x", ""), ("g", "é"), ("g", "n" * 120)]
+)
 def test_groups_that_are_not_legal(name: str, namespace: str) -> None:
     with pytest.raises(Refused) as refused:
         group_name(pb.Resource(name=name, resource_namespace=namespace), FakeCall())

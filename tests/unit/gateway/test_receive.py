@@ -12,7 +12,9 @@ from kourou.proto.rocketmq.v2 import service_pb2 as service
 from tests.unit.gateway.call import FakeCall
 
 
-def request(*, wait_ms: int | None = None, invisible_ms: int | None = None, renew: bool = False) -> service.ReceiveMessageRequest:
+def request(
+    *, wait_ms: int | None = None, invisible_ms: int | None = None, renew: bool = False
+) -> service.ReceiveMessageRequest:
     made = service.ReceiveMessageRequest(auto_renew=renew)
     if wait_ms is not None:
         made.long_polling_timeout.FromMilliseconds(wait_ms)

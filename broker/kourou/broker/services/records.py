@@ -16,13 +16,14 @@ from kourou.broker.services.journal import Arrived, Journal
 from kourou.broker.store.openindex import FrameRef
 from kourou.broker.store.store import Store
 from kourou.core import compression, frame
-from kourou.core.errors import DamagedLog, MessageNotFound
+from kourou.core.errors import Corrupted, DamagedLog, MessageNotFound
 from kourou.core.frame import PREFIX_SIZE, QUEUE_ID_MAX, Buffer, Column, Prefix, SealedHeader
 from kourou.core.ids import format_id
 from kourou.core.records import Field, readable_fields, readable_property, readable_text
 
 CACHE_BYTES = 32 * 1024 * 1024
 INFLATE_INLINE_BYTES = 64 * 1024
+READ_AHEAD_BYTES = 64 * 1024
 
 
 class StoredMessage:
@@ -161,18 +162,39 @@ class RecordReader:
             if found is None:
                 if ref.log_offset >= self._journal.confirmed:
                     return None
-                plan = self._store.plan(key, ref.queue_offset, bytes_max=1, below=self._journal.confirmed)
-                data = self._store.read(plan, cached_only=True)
-                if data is None:
+                found = self._read_ahead(key, ref.queue_offset)
+                if found is None:
                     return None
-                header = frame.parse_sealed(data, PREFIX_SIZE)
-                if header.compression and header.raw_size > INFLATE_INLINE_BYTES:
-                    return None
-                prefix, header = frame.check_frame(data)
-                found = DecodedFrame(prefix, header, data, PREFIX_SIZE)
-                self._keep(key, found)
         self._latest[key] = found
         return found
+
+    def _read_ahead(self, key: int, queue_offset: int) -> DecodedFrame | None:
+        """The frame that begins at a queue offset, and small ones behind it, out of the page cache: whoever reads one record
+        mostly wants the next. None: it is not there, or too large to be inflated here."""
+        data = None
+        for bytes_max in (READ_AHEAD_BYTES, 1):
+            plan = self._store.plan(key, queue_offset, bytes_max=bytes_max, below=self._journal.confirmed)
+            data = self._store.read(plan, cached_only=True)
+            if data is not None:
+                break
+        if data is None:
+            return None
+        first: DecodedFrame | None = None
+        for at, prefix in frame.iterate_frames(data):
+            piece = data[at : at + prefix.size]
+            header = frame.parse_sealed(piece, PREFIX_SIZE)
+            if header.compression and header.raw_size > INFLATE_INLINE_BYTES:
+                break
+            try:
+                frame.check_frame(piece)
+            except Corrupted:
+                if first is None:
+                    raise
+                break  # whoever comes to it is told
+            decoded = DecodedFrame(prefix, header, piece, PREFIX_SIZE)
+            self._keep(key, decoded)
+            first = first or decoded
+        return first
 
     def _ref(self, key: int, queue_offset: int) -> FrameRef:
         if queue_offset < self._store.queue_bounds(key)[0]:

@@ -124,7 +124,8 @@ def test_look_ahead_stops_at_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, shared = Queue(), SharedGroups()
     queue.add([(21, None)])
     shared.replay(queue.picker(None).run(1, 1 << 20).record(request(), 0, 100), log_offset=0, store_ms=0)
-    queue.add([(21, None)] * 20 + [(22, None)])
+    same: list[tuple[int, str | None]] = [(21, None)] * 20
+    queue.add([*same, (22, None)])
     ledger = shared.find(GROUP, 7, 0)
     pick = queue.picker(ledger).run(9, 1 << 20)
     assert len(pick.parked) == 5

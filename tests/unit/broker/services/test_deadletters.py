@@ -101,7 +101,7 @@ async def test_the_next_of_the_message_group_comes_after_the_copy_is_stored() ->
         await engine.topic(TopicType.FIFO)
         await engine.group(max_attempts=1)
         await engine.send("1", "2", "3", group="a")
-        (first,) = await engine.receive(limit=1, invisible_ms=1_000, attempts_max=1)
+        (_,) = await engine.receive(limit=1, invisible_ms=1_000, attempts_max=1)
         poll = engine.ask(limit=1, attempts_max=1)
         await engine.advance(1_000)
         (second,) = await poll.got()

@@ -543,7 +543,7 @@ async def test_nothing_overtakes_decisions_that_wait_for_room() -> None:
     async with Engine() as engine:
         await engine.topic()
         await engine.send("one", "two")
-        (one,) = await engine.receive(limit=1)
+        (_,) = await engine.receive(limit=1)
         engine.disk.write_limit = 0
         (two,) = await engine.receive(limit=1)  # its hand-out can't be stored
         await engine.turns()

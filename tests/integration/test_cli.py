@@ -163,7 +163,7 @@ def test_groups(shell: Shell, client: Client) -> None:
 def test_send_one(shell: Shell, client: Client) -> None:
     client.create_topic("one", queues=1)
     receipt = shell.json("send", "one", "ä body", "--key", "42", "--tag", "new", "--property", "a=b=c", "--property", "d=")
-    assert receipt.keys() == {"id", "topic", "broker", "queue", "offset", "store_ms"}
+    assert receipt.keys() == {"id", "topic", "broker", "queue", "offset", "store_ms", "recall_handle"}
     assert re.search(r"^id +[0-9A-F]{32}\nqueue +broker-a:0\noffset +1\nstored +20", shell.done("send", "one", "x").out)
     (found,) = client.find("one", id=receipt["id"])
     assert (found.body.decode(), found.keys, found.tag) == ("ä body", ("42",), "new")

@@ -385,7 +385,8 @@ async def test_routes_are_pushed_to_those_who_watch() -> None:
         registrar.start()
         push = decode(await pushes.get())
         told = f"localhost:{10911}"  # the broker is on a loopback address: the name that this client dialled
-        assert push["routes"][0]["brokers"] == [{"broker": "b1", "queues": 2, "epoch": 1, "master": told, "replicas": []}]
+        served = {"broker": "b1", "queues": 2, "epoch": 1, "master": told, "replicas": [], "official": None}
+        assert push["routes"][0]["brokers"] == [served]
         cluster = await client.ask_json(Code.CLUSTER, {})
         assert [(b["broker"], b["address"], b["master"]) for b in cluster["brokers"]] == [("b1", told, True)]
         status = await client.ask_json(Code.STATUS, {})

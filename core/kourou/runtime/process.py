@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from kourou.core.errors import BadRequest, KourouError
 from kourou.core.route import Endpoint
 from kourou.runtime import gc_tame
 from kourou.runtime.http import HttpServer, text_page
+from kourou.runtime.log import logger
 from kourou.runtime.metrics import Metrics
+from kourou.runtime.notify import Notifier
 
 Ready = Callable[[dict[str, str]], None]
 
@@ -31,6 +34,10 @@ class Service(Protocol):
         """Finish what is under way and let go of everything. Called once, also when ``start`` failed half-way."""
         ...
 
+    def status_line(self) -> str:
+        """What it does now, in a line: ``systemctl status`` shows it. Asked from ``start`` to ``stop``."""
+        ...
+
 
 async def serve(service: Service, *, ready: Ready, connections: int) -> None:
     """Run until SIGTERM or SIGINT. Raises KourouError when the service can't start, or fails later."""
@@ -38,15 +45,28 @@ async def serve(service: Service, *, ready: Ready, connections: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopped.set)
+    notifier = Notifier.from_environment(os.environ, log=logger())
+    notifier.starting("starting")
     try:
         addresses = await service.start()
         gc_tame.tame()
         ready(addresses)
-        await service.stopped.wait()
+        await _beat_until_stopped(service, notifier)
     finally:
+        notifier.stopping("stopping" if service.failure is None else f"stopping: {service.failure}")
         await service.stop()
     if service.failure is not None:
         raise KourouError(service.failure)
+
+
+async def _beat_until_stopped(service: Service, notifier: Notifier) -> None:
+    while not service.stopped.is_set():
+        notifier.beat(service.status_line())
+        try:
+            async with asyncio.timeout(notifier.interval_s):
+                await service.stopped.wait()
+        except TimeoutError:
+            pass
 
 
 def raise_file_limit(connections: int) -> int:

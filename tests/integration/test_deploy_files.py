@@ -1,0 +1,114 @@
+"""What is in deploy/: units, example configs, the install script, the compose file. What needs tools says which."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.node import ROOT, environment
+
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+ANALYZE = shutil.which("systemd-analyze")
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed (apt install systemd)")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_takes_the_unit(unit: Path, tmp_path: Path) -> None:
+    """With a program that exists: ours is in /opt only where it is installed."""
+    assert ANALYZE is not None
+    copy = tmp_path / unit.name.replace("@.", "@broker-a.")
+    copy.write_text(unit.read_text().replace("/opt/kourou/bin/kourou", sys.executable))
+    done = subprocess.run([ANALYZE, "verify", str(copy)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_units_agree() -> None:
+    """They differ in what they run and keep, in nothing else."""
+    assert len(UNITS) == 4
+    assert len({unit.read_text().partition("# It tells systemd")[2] for unit in UNITS}) == 1
+    for unit in UNITS:
+        text = unit.read_text()
+        for line in ("Type=notify", "User=kourou", "ProtectSystem=strict", "NoNewPrivileges=yes", "Restart=on-failure"):
+            assert line in text.splitlines(), unit
+
+
+@pytest.mark.parametrize("role", ["standalone", "nameserver", "broker", "proxy"])
+def test_example_configs_are_understood(role: str) -> None:
+    path = DEPLOY / f"vm/config/{role}.toml"
+    env = {name: value for name, value in environment().items() if not name.startswith("KOUROU_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "kourou.cli", role, "--config", str(path), "--print-config"],
+        env=env, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = re.findall(r"^([a-z-]+) = ", path.read_text(), re.MULTILINE)
+    assert len(names) >= 4
+    for name in names:
+        assert re.search(rf"^{name} .*file ", done.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "--package is missing"),
+        (("--purge",), "--purge goes with --uninstall"),
+        (("--nonsense",), "there is no option --nonsense"),
+        (("--package",), "--package needs a value"),
+        (("--package", "x.whl", "--role", "king"), "there is no role king"),
+        (("--package", "x.whl", "--role", "broker=../x"), "is no name for a broker"),
+        (("--package", "x.whl", "--role", "broker=a:b"), "b is no number"),
+        (("--package", "x.whl", "--host", 'a"; rm -rf /'), "is no address"),
+        (("--package", "x.whl", "--nameservers", "a:9877"), "is no list of hosts"),
+    ],
+)
+def test_the_install_script_refuses(arguments: tuple[str, ...], reason: str) -> None:
+    """Before it looks at the machine, so nothing can be changed."""
+    script = DEPLOY / "vm/install.sh"
+    done = subprocess.run(["sh", str(script), *arguments], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert reason in done.stderr
+
+
+@pytest.mark.parametrize("script", ["vm/install.sh", "make-base-image.sh"])
+def test_scripts_are_shell(script: str) -> None:
+    path = DEPLOY / script
+    assert os.access(path, os.X_OK)
+    assert subprocess.run(["sh", "-n", str(path)], timeout=30).returncode == 0
+
+
+def compose() -> Any:
+    yaml: Any = pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
+    return yaml.safe_load((DEPLOY / "docker-compose.yml").read_text())
+
+
+def test_the_compose_file() -> None:
+    """What both compose programs take: their own `config` is not asked here, it needs them installed."""
+    read = compose()
+    services = {name: service for name, service in read["services"].items() if name != "cli"}
+    roles = [service["labels"]["kourou.role"] for service in services.values()]
+    assert sorted(roles) == ["broker", "broker", "nameserver", "nameserver", "proxy"]
+    for name, service in services.items():
+        assert service["labels"]["prometheus.scrape"] == "true"
+        assert (service["hostname"], service["cap_drop"], service["networks"]) == (name, ["ALL"], ["cluster"])
+        for volume in service.get("volumes", ()):
+            assert volume.partition(":")[0] in read["volumes"]
+    groups = [service["environment"]["KOUROU_NAME"] for service in services.values() if service["command"] == ["broker"]]
+    assert len(set(groups)) == 2
+
+
+def test_what_the_image_is_made_of_is_there() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    sources = [source for line in copied for source in line.split()]
+    assert len(sources) == 9
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    for source in sources:
+        assert (ROOT / source).exists()
+        assert f"!{source}" in ignored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from kourou.broker.store.files import Files, OsFiles
 from kourou.broker.store.osfile import IOV_MAX
-from kourou.core.errors import Busy, DiskFull
+from kourou.core.errors import Busy, DiskFull, FlushFailed
 from tests.sim.disk import SimDisk
 
 View = Callable[[], Files]  # each call: another process's view of one directory
@@ -133,6 +134,54 @@ def test_lock_names_its_owner(tmp_path: Path) -> None:
     with pytest.raises(Busy, match=f"process {os.getpid()}$"):
         OsFiles(tmp_path).lock()
     first.unlock()
+
+
+def test_a_deleted_lock_lets_nobody_in(tmp_path: Path) -> None:
+    """People delete what looks stale: the directory itself is locked too."""
+    first = OsFiles(tmp_path)
+    first.lock()
+    (tmp_path / "lock").unlink()
+    with pytest.raises(Busy, match="in use by process"):
+        OsFiles(tmp_path).lock()
+    first.unlock()
+    second = OsFiles(tmp_path)
+    second.lock()
+    with pytest.raises(Busy, match=f"process {os.getpid()}$"):
+        first.lock()
+    second.unlock()
+
+
+def test_check_notices_that_a_file_is_gone_or_another(view: View) -> None:
+    files = view()
+    files.lock()
+    file = files.open("log/a")
+    files.check("log/a", file)
+    files.remove("log/a")
+    with pytest.raises(FlushFailed, match="log/a"):
+        files.check("log/a", file)
+    files.open("log/a")
+    with pytest.raises(FlushFailed, match="log/a"):
+        files.check("log/a", file)
+
+
+@pytest.mark.parametrize("fate", ["removed", "moved", "replaced", "a file"])
+def test_check_notices_that_the_directory_is_gone_or_another(tmp_path: Path, fate: str) -> None:
+    data = tmp_path / "data"
+    files = OsFiles(data)
+    files.lock()
+    file = files.open("log/a")
+    files.check("log/a", file)
+    if fate == "removed":
+        shutil.rmtree(data)
+    else:
+        data.rename(tmp_path / "elsewhere")
+    if fate == "replaced":
+        shutil.copytree(tmp_path / "elsewhere", data)
+    if fate == "a file":
+        data.touch()
+    with pytest.raises(FlushFailed, match="data directory .*/data (is gone|was replaced)"):
+        files.check("log/a", file)
+    files.unlock()
 
 
 def test_full_disk_cuts_the_write_off_again(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_topic_is_listed_from_a_time_on(files: Files) -> None:
     file = TimerFile(files, 1, checksum=source.checksum)
     bits = bytearray(2 * BLOCK // 8)
     bits[150] = 0xFF
-    found = file.of_topic(2, from_ms=500_000, limit=50, floor=1100, bits=bytes(bits))
+    found = file.of_topic(2, from_ms=500_000, upto_ms=10**15, limit=50, floor=1100, bits=bytes(bits))
     expected = [
         entry
         for position, (entry, _) in enumerate(all_of(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -59,6 +61,39 @@ def test_two_owners_of_one_directory(tmp_path: Path) -> None:
     with Node(tmp_path / "data") as node, pytest.raises(AssertionError, match="in use by process"):
         Node(tmp_path / "data")
         assert node.process.poll() is None
+
+
+def test_a_deleted_lock_file_lets_no_second_owner_in(tmp_path: Path) -> None:
+    with Node(tmp_path / "data") as node:
+        (tmp_path / "data/lock").unlink()
+        with pytest.raises(AssertionError, match="in use by process"):
+            Node(tmp_path / "data")
+        assert node.process.poll() is None
+
+
+@pytest.mark.parametrize(("what", "flush"), [("the directory", "async"), ("the log", "sync"), ("moved while idle", "async")])
+def test_the_data_directory_is_removed_while_running(tmp_path: Path, what: str, flush: str) -> None:
+    """No acknowledgement once that was noticed, with sync flush none at all; the node goes down and says why."""
+    data = tmp_path / "data"
+    with Node(data, "--flush", flush) as node, Raw(node.address) as raw:
+        raw.create_topic("gone")
+        assert raw.produce(sealed("gone", b"before"))[0][0] == 0
+        if what == "moved while idle":
+            data.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(data if what == "the directory" else data / "log")
+        statuses: list[int] = []
+        with contextlib.suppress(EOFError, ConnectionError, errors.KourouError):
+            while what != "moved while idle":
+                statuses.append(raw.produce(sealed("gone", b"after"))[0][0])
+        refused = [status for status in statuses if status]
+        assert statuses[len(statuses) - len(refused) :] == refused, "acknowledged after it was noticed"
+        if flush == "sync":
+            assert statuses == refused
+        assert node.process.wait(30) != 0
+        output = node.output()
+        assert "while in use" in output.splitlines()[-1], output
+        assert "Traceback" not in output
 
 
 def test_a_directory_of_another_broker(tmp_path: Path) -> None:
@@ -111,6 +146,36 @@ def test_a_flipped_bit_in_a_sealed_segment_is_named(tmp_path: Path) -> None:
         with Raw(node.address) as raw:
             assert len(raw.bodies("bits", queue=1)) == 30
     assert issubclass(BadChecksum, Corrupted)
+
+
+def test_damaged_indexes_are_made_anew_while_they_are_read(tmp_path: Path) -> None:
+    """A consumer, fetches and look-ups go on; nothing is refused for good and no restart is needed."""
+    data = tmp_path / "data"
+    options = ("--segment-bytes", str(256 * 1024), "--snapshot-bytes", str(512 * 1024))
+    with Node(data, *options) as node, BlockingClient(node.address) as client:
+        client.create_topic("rot", queues=2)
+        producer = client.producer()
+        for number in range(200):
+            producer.send("rot", number.to_bytes(4, "big") + os.urandom(10_000), key=f"k{number}")
+        deadline = time.monotonic() + 30
+        while len(list((data / "log").glob("*.idx"))) <= 5:  # written in the background
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    damaged = sorted((data / "log").glob("*.idx"))
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        content[-20] ^= 1
+        path.write_bytes(content)
+    with Node(data, *options) as node, BlockingClient(node.address) as client:
+        with client.consumer("rot", group="rot") as consumer:
+            seen = {message.body[:4] for _, message in zip(range(200), consumer, strict=False)}
+        assert seen == {number.to_bytes(4, "big") for number in range(200)}
+        assert len(client.find("rot", key="k3")) == 1  # looks into every index
+        assert len(client.fetch("rot", 0, 0).messages) > 0
+        node.wait_for("index_rebuilt")
+        output = node.output()
+        assert "job_failed" not in output
+        assert "job_crashed" not in output
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="SKIPPED LOUDLY: mounting a tmpfs needs root")

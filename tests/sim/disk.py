@@ -154,7 +154,7 @@ def _apply(names: dict[str, Node], change: dict[str, Node | None]) -> None:
 
 class SimFile:
     def __init__(self, disk: SimDisk, name: str, node: Node) -> None:
-        self._disk, self._name, self._node = disk, name, node
+        self._disk, self._name, self.node = disk, name, node
         self._generation = disk.generation
         self._closed = False
         self.size = node.size
@@ -167,18 +167,18 @@ class SimFile:
         self._alive()
         data = b"".join(parts)
         self._disk.room(len(data), f"append to {self._name}")
-        self._node.write(self.size, data)
+        self.node.write(self.size, data)
         self.size += len(data)
 
     def overwrite(self, offset: int, data: Buffer) -> None:
         self._alive()
         self._disk.room(max(0, offset + len(data) - self.size), f"write to {self._name}")
-        self._node.write(offset, bytes(data))
+        self.node.write(offset, bytes(data))
         self.size = max(self.size, offset + len(data))
 
     def read(self, offset: int, size: int) -> bytes:
         self._alive()
-        return bytes(self._node.written[offset : offset + size])
+        return bytes(self.node.written[offset : offset + size])
 
     def read_cached(self, offset: int, size: int) -> bytes | None:
         data = self.read(offset, size)
@@ -188,16 +188,16 @@ class SimFile:
         self._alive()
         self._disk.syncs += 1
         if self._disk.fail_syncs:
-            self._node.dirty.clear()  # as Linux does: the pages count as clean, the next fdatasync succeeds
+            self.node.dirty.clear()  # as Linux does: the pages count as clean, the next fdatasync succeeds
             raise FlushFailed(f"fdatasync of {self._name} failed: simulated")
-        self._node.sync()
+        self.node.sync()
 
     def truncate(self, size: int) -> None:
         self._alive()
-        del self._node.written[size:]
-        self._node.dirty = {page for page in self._node.dirty if page * PAGE < size}
+        del self.node.written[size:]
+        self.node.dirty = {page for page in self.node.dirty if page * PAGE < size}
         if size:
-            self._node.dirty.add((size - 1) // PAGE)
+            self.node.dirty.add((size - 1) // PAGE)
         self.size = size
 
     def close(self) -> None:
@@ -270,6 +270,11 @@ class SimFiles:
         if self.disk.owner is not None:
             raise Busy("the data directory is in use by process 1")
         self.disk.owner = self
+
+    def check(self, name: str, file: File) -> None:
+        assert isinstance(file, SimFile)
+        if self.disk.names.get(name) is not file.node:
+            raise FlushFailed(f"{name} is gone: simulated")
 
     def unlock(self) -> None:
         if self.disk.owner is self:

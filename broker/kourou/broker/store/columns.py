@@ -31,6 +31,7 @@ _PROPERTY_SIZES: Final = int(Column.PROPERTY_SIZES)
 _KEYS: Final = int(Column.KEYS)
 _CHECKED: Final = _LENGTHS | _TAG_HASHES | _PROPERTY_SIZES | _KEYS
 _TAG_BITS: Final[NDArray[np.uint64]] = np.left_shift(np.uint64(1), np.arange(64, dtype=np.uint64))
+_ZEROS: Final = bytes(4 * KEYS_PER_RECORD_MAX)
 _ISIN_FROM: Final = 8  # from so many tags on one sorted look-up beats a comparison per tag
 
 
@@ -148,6 +149,10 @@ def _check_keys(sealed: Buffer, at: int, header: SealedHeader) -> NDArray[np.uin
     count, most = header.key_count, header.record_count * KEYS_PER_RECORD_MAX
     if count > most:
         raise FrameInvalid(f"frame has {count} keys; {header.record_count} records may have {most}")
+    if header.record_count == 1:
+        start = at + _start(header, _KEYS)
+        if sealed[start + 4 * count : start + 8 * count] == _ZEROS[: 4 * count]:  # all are of record 0
+            return np.array(np.frombuffer(sealed, "<u4", count, start))
     pairs = _u32(sealed, at, header, _KEYS, 2 * count)
     last = int(pairs[count:].max())
     if last >= header.record_count:

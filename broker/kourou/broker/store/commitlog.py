@@ -15,6 +15,7 @@ from kourou.core.errors import BadChecksum, DamagedLog, FrameInvalid, Unsupporte
 from kourou.core.frame import PREFIX_SIZE, Buffer, check_frame, parse_prefix
 
 FOLDER = "log"
+OFFSET_MAX = 2**63 - 1
 
 
 def segment_name(base: int) -> str:
@@ -26,8 +27,18 @@ def index_name(base: int) -> str:
 
 
 def list_bases(files: Files, suffix: str) -> list[int]:
-    """Log offsets in the names of segments (``.seg``) or indexes (``.idx``), ascending."""
-    return [int(name[:20]) for name in files.list(FOLDER) if name.endswith(suffix) and name[:-4].isdigit()]
+    """Log offsets in the names of segments (``.seg``) or indexes (``.idx``), ascending. Other names are not ours."""
+    found = (parse_name(name, suffix) for name in files.list(FOLDER))
+    return [base for base in found if base is not None]
+
+
+def parse_name(name: str, suffix: str) -> int | None:
+    """The offset in a name of 20 digits and a suffix."""
+    digits = name.removesuffix(suffix)
+    if len(digits) != 20 or len(name) != 20 + len(suffix) or not (digits.isascii() and digits.isdigit()):
+        return None
+    offset = int(digits)
+    return offset if offset <= OFFSET_MAX else None
 
 
 class CommitLog:

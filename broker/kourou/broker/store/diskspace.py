@@ -25,20 +25,22 @@ class DiskSpace:
         self._reserve_bytes = min(reserve_bytes, (usage.used + usage.available) // RESERVE_PARTS)
         self._reserved = files.size(RESERVE) is not None  # left by an earlier process
         self._room = 0  # bytes until full
+        self._again = self._reserve_bytes // 4  # room to begin again with: more than none, so as not to go back and forth
         self._known_full = False  # what refresh answered
         self.full = False
         self.ratio = usage.ratio
+        self._counted = usage.ratio  # the same, with the reserve counted even while it is given back
 
     def refresh(self) -> bool:
         """*Blocking*, but quick. Look again, hold or release the reserve; True when being full began or ended since the
         last look."""
         usage = self._files.usage()
         self.ratio = usage.ratio
-        self._room = int((usage.used + usage.available) * self._full_ratio) - usage.used
-        if not self._reserved:
-            self._room -= self._reserve_bytes
-        # a quarter more to begin again, so that it does not go back and forth
-        self.full = self._room <= (self._reserve_bytes // 4 if self.full else 0)
+        total = usage.used + usage.available
+        counted = usage.used + (0 if self._reserved else self._reserve_bytes)
+        self._counted = min(1.0, counted / total) if total else 1.0
+        self._room = int(total * self._full_ratio) - counted
+        self.full = self._room <= (self._again if self.full else 0)
         if self.full:
             self._release()
         elif not self._reserved and self._reserve_bytes:
@@ -59,10 +61,15 @@ class DiskSpace:
             if size > self._room:
                 self.out_of_room()
         if self.full:
-            raise DiskFull(
-                f"the disk is {self.ratio:.0%} full; writes are refused from {self._full_ratio:.0%} on",
-                retry_after_ms=1_000,
-            )
+            raise DiskFull(self._refusal(), retry_after_ms=1_000)
+
+    def _refusal(self) -> str:
+        text = f"the disk is {self._counted:.0%} full"
+        if self._reserve_bytes:
+            text += f", the {_mib(self._reserve_bytes)} counted that are kept for consumers' offsets"
+        text += f"; writes are refused from {self._full_ratio:.0%} on"
+        missing = self._again - self._room
+        return f"{text} and begin again when {_mib(missing)} more are free" if missing > 0 else text
 
     def wrote(self, size: int) -> None:
         self._room -= size
@@ -78,3 +85,7 @@ class DiskSpace:
         self._files.remove(RESERVE)
         self._reserved = False
         return True
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // (1024 * 1024))} MiB"

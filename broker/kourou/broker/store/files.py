@@ -1,4 +1,4 @@
-"""The disk, as the store sees it. This module and ``osfile`` are the only ones that touch the operating system's files.
+"""The disk, as the store sees it. Only this module, ``osfile`` and ``ownership`` touch the operating system's files.
 
 ``Files`` is blocking; whoever calls decides in which thread. OSError is translated here and nowhere else: no room becomes
 DiskFull, anything else that a write or sync meets becomes FlushFailed, which is final for the file (an fsync that failed
@@ -7,7 +7,6 @@ once must not be believed later: the kernel has dropped the dirty pages).
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from kourou.broker.store.osfile import OsFile, translate
-from kourou.core.errors import Busy, DamagedLog, FlushFailed
+from kourou.broker.store.ownership import Ownership
+from kourou.core.errors import DamagedLog, FlushFailed
 from kourou.core.frame import Buffer
 
 
@@ -107,6 +107,10 @@ class Files(Protocol):
         """One process owns the directory. Raises Busy, naming the process that has it."""
         ...
 
+    def check(self, name: str, file: File) -> None:
+        """Nobody has removed or replaced the locked directory, or this file in it. Quick. Raises FlushFailed."""
+        ...
+
     def unlock(self) -> None: ...
 
 
@@ -115,7 +119,7 @@ class OsFiles:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._lock_fd = -1
+        self._ownership = Ownership(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as failure:
@@ -229,27 +233,11 @@ class OsFiles:
         return Usage((numbers.f_blocks - numbers.f_bfree) * numbers.f_frsize, numbers.f_bavail * numbers.f_frsize)
 
     def lock(self) -> None:
-        try:
-            fd = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        except OSError as failure:
-            raise translate(failure, f"open the lock of {self._root}") from failure
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "another process"
-            os.close(fd)
-            raise Busy(f"the data directory {self._root} is in use by process {owner}") from None
-        except OSError as failure:
-            os.close(fd)
-            raise translate(failure, f"lock {self._root}") from failure
-        try:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError:
-            pass  # the disk is full: the lock holds without our number in it
-        self._lock_fd = fd
+        self._ownership.take()
+
+    def check(self, name: str, file: File) -> None:
+        assert isinstance(file, OsFile)
+        self._ownership.check(name, file)
 
     def unlock(self) -> None:
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        self._ownership.release()

@@ -25,7 +25,7 @@ def claim(files: Files, wanted: Identity) -> Identity:
     data = files.read_all(NAME)
     if data is None:
         if files.list("log"):
-            raise DamagedLog(f"{NAME} is missing beside a log; put it back, or move the log away to start anew")
+            raise DamagedLog(f"{NAME} is missing beside a log; put it back, or start anew in an empty directory")
         files.write_atomic(NAME, [json.dumps({"format": FORMAT, **asdict(wanted)}, indent=2).encode() + b"\n"])
         return wanted
     try:

@@ -35,7 +35,7 @@ from kourou.broker.store.indexformat import (
     Layout,
 )
 from kourou.broker.store.openindex import FrameRef, QueueRun
-from kourou.core.errors import DamagedLog, NewerFormat
+from kourou.core.errors import DamagedLog, KourouError, NewerFormat
 
 _serial = counter()
 
@@ -44,6 +44,17 @@ class IndexReader(Protocol):
     def read(self, name: str, offset: int, size: int) -> bytes:
         """Bytes of a file; fewer than ``size`` only at its end. FileNotFoundError when there is no such file."""
         ...
+
+
+class DamagedIndex(DamagedLog):
+    """The .idx file of the segment at ``base`` is damaged or missing; the segment itself may be whole."""
+
+    def __init__(self, base: int, message: str) -> None:
+        super().__init__(message)
+        self.base = base
+
+
+Report = Callable[[int, str], KourouError]  # base, what is wrong → what to raise
 
 
 class BlockCache:
@@ -88,32 +99,40 @@ class IndexFile:
     """One sealed segment. Only its header's numbers stay in memory for good."""
 
     __slots__ = (
-        "_cache", "_files", "_keys_at", "_layout", "_name", "_producers_at", "_rows_at", "_serial", "base", "end",
-        "first_ms", "last_ms",
+        "_cache", "_files", "_keys_at", "_layout", "_name", "_producers_at", "_report", "_rows_at", "_serial", "base",
+        "end", "first_ms", "last_ms",
     )  # fmt: skip
 
-    def __init__(self, files: IndexReader, cache: BlockCache, name: str, base: int) -> None:
-        """Read and check the head. Raises DamagedLog (also when there is no such file) or NewerFormat."""
+    def __init__(
+        self, files: IndexReader, cache: BlockCache, name: str, base: int, *, report: Report = DamagedIndex
+    ) -> None:
+        """Read and check the head. Raises DamagedIndex (also when there is no such file) or NewerFormat.
+
+        ``report`` says what is raised when damage is met later.
+        """
         self._files, self._cache, self._name, self._serial = files, cache, name, next(_serial)
+        self._report: Report = DamagedIndex
+        self.base = base
         header = self._read_file(0, HEADER_SIZE)
         if len(header) < HEADER_SIZE or header[:8] != INDEX_MAGIC:
-            raise DamagedLog(f"{name} is not an index file")
+            raise self._report(self.base, f"{name} is not an index file")
         if header[8] > INDEX_VERSION and zlib.crc32(header[:-4]) == int.from_bytes(header[-4:], "little"):
             raise NewerFormat(f"{name} has format version {header[8]}; this version of Kourou knows {INDEX_VERSION}")
         (
-            _, version, block_size, self.base, self.end, self.first_ms, self.last_ms, queues, frames, keys, producers,
+            _, version, block_size, stated_base, self.end, self.first_ms, self.last_ms, queues, frames, keys, producers,
             body_size, head_size, checksum,
         ) = HEADER.unpack(header)  # fmt: skip
         self._layout = layout = Layout(queues, frames, keys, producers)
         self._rows_at, self._keys_at, self._producers_at = layout.entries_at, layout.keys_at, layout.producers_at
         if zlib.crc32(header[:-4]) != checksum:
-            raise DamagedLog(f"checksum of the header of {name} does not match")
-        stated = (version, block_size, self.base, body_size, head_size)
+            raise self._report(self.base, f"checksum of the header of {name} does not match")
+        stated = (version, block_size, stated_base, body_size, head_size)
         if stated != (INDEX_VERSION, BLOCK_SIZE, base, layout.body_size, layout.head_size):
-            raise DamagedLog(f"header of {name} does not add up")
+            raise self._report(self.base, f"header of {name} does not add up")
         self._head()
         if len(self._read_file(head_size + body_size - 1, 2)) != 1:
-            raise DamagedLog(f"{name} does not have the {head_size + body_size} bytes that it should")
+            raise self._report(self.base, f"{name} does not have the {head_size + body_size} bytes that it should")
+        self._report = report
 
     @property
     def frames(self) -> int:
@@ -229,7 +248,7 @@ class IndexFile:
     def _check_block(self, block: int, data: bytes | memoryview) -> None:
         """A short block fails too: its checksum is that of all its bytes."""
         if zlib.crc32(data) != self._head().checksums[block]:
-            raise DamagedLog(f"block {block} of {self._name} is damaged")
+            raise self._report(self.base, f"block {block} of {self._name} is damaged")
 
     def _head(self) -> _Head:
         found: _Head = self._cache.get(self._serial, _HEAD_PART, self._load_head)
@@ -239,7 +258,7 @@ class IndexFile:
         size = self._layout.head_size
         data = self._read_file(0, size)
         if len(data) < size or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
-            raise DamagedLog(f"head of {self._name} is damaged")
+            raise self._report(self.base, f"head of {self._name} is damaged")
         runs, producers, keys = self._layout.fences
         at = HEADER_SIZE + 8 * runs
         view, keys_at, checksums_at = memoryview(data), at + 8 * producers, at + 8 * (producers + keys)
@@ -255,4 +274,4 @@ class IndexFile:
         try:
             return self._files.read(self._name, offset, size)
         except FileNotFoundError:
-            raise DamagedLog(f"{self._name} is missing") from None
+            raise self._report(self.base, f"{self._name} is missing") from None

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kourou.broker.store.columns import check_columns
 from kourou.broker.store.indexbuild import build_index
 from kourou.broker.store.indexfile import IndexFile
 from kourou.broker.store.indexformat import RUN_DTYPE
 from kourou.broker.store.openindex import NO_SEGMENT, NO_TIME, ROW_DTYPE, Links, OpenIndex, producer_mix
-from kourou.core.errors import DamagedLog
+from kourou.broker.store.scan import ScannedFrame
+from kourou.core.errors import ClientFault, DamagedLog
+from kourou.core.frame import Kind, queue_key
+
+ANY_TAG = 2**64 - 1
 
 
 class IndexRebuild:
@@ -22,7 +27,7 @@ class IndexRebuild:
 
     def __init__(self, base: int, older: Sequence[OpenIndex | IndexFile]) -> None:
         self._rows = OpenIndex(base)
-        self._older = older
+        self.older = older
         self._numbers: dict[int, int] = {}
         self._latest: list[int] = []
 
@@ -49,7 +54,10 @@ class IndexRebuild:
         self._rows.add(number, queue_offset, log_offset, size, count, tag_mask, store_ms, mix, key_hashes)
 
     def build(self, end: int) -> list[bytes | memoryview]:
-        """The parts of the file; ``end`` is the log offset behind the segment. Once."""
+        """The parts of the file; ``end`` is the log offset behind the segment. Once.
+
+        Raises DamagedIndex, naming an older segment; ``older`` may be replaced then, and this called again.
+        """
         links, latest = self._links()
         rows = np.frombuffer(self._rows.rows, ROW_DTYPE)
         if len(rows):
@@ -65,7 +73,7 @@ class IndexRebuild:
         depth = np.ones(count, np.uint32)
         latest = np.full(count, NO_TIME, np.int64)
         missing = np.arange(count)
-        for segment in reversed(self._older):
+        for segment in reversed(self.older):
             if not len(missing):
                 break
             directory = _directory(segment)
@@ -90,3 +98,27 @@ def _directory(segment: OpenIndex | IndexFile) -> NDArray[np.void]:
     directory["latest_ms"] = [run[2] for run in sorted(segment.last_rows())]
     directory.sort(order="key")
     return directory
+
+
+def frame_entry(item: ScannedFrame) -> tuple[int, int, int, int, int, int, int, int, int, NDArray[np.uint32] | None]:
+    prefix, header = item.prefix, item.header
+    mask, hashes = 0, None
+    if header.kind == Kind.MESSAGES:
+        try:
+            facts = check_columns(item.sealed, 0, header)
+        except ClientFault:  # a limit is stricter now than when it was stored: no reason to lose it
+            mask = ANY_TAG
+        else:
+            mask, hashes = facts.tag_mask, facts.key_hashes
+    return (
+        queue_key(prefix.incarnation, header),
+        prefix.queue_offset,
+        prefix.log_offset,
+        prefix.size,
+        header.record_count,
+        mask,
+        prefix.store_ms,
+        header.producer_id,
+        header.sequence,
+        hashes,
+    )

@@ -19,8 +19,8 @@ from kourou.broker.store.columns import check_columns
 from kourou.broker.store.commitlog import index_name, list_bases, segment_name
 from kourou.broker.store.files import Files
 from kourou.broker.store.indexfile import BlockCache, IndexFile
+from kourou.broker.store.indexrebuild import frame_entry
 from kourou.broker.store.logindex import LogIndex
-from kourou.broker.store.recovery import frame_entry
 from kourou.broker.store.scan import Invalid, ScannedFrame, find_next, scan
 from kourou.core.errors import DamagedLog, KourouError
 from kourou.core.frame import Compression, Kind, queue_key
@@ -123,13 +123,16 @@ def verify(files: Files, *, progress: Progress = lambda done, total: None) -> It
     for number, base in enumerate(bases):
         segment = _Segment(files, base)
         rows: list[Row] = []
-        yield from _verify_segment(segment, base, rows, order, partial(_step, progress, done, total))
+        damaged: list[Problem] = []
+        yield from _verify_segment(segment, base, rows, damaged, order, partial(_step, progress, done, total))
         end = base + sizes[base]
         if number + 1 < len(bases):
             if bases[number + 1] != end:
                 text = "the next segment does not start where this one ends"
                 yield Problem(segment_name(base), end, bases[number + 1], text)
-            yield from _verify_index(files, base, rows)
+            wrong = _index_problem(files, base, rows, damaged)
+            if wrong is not None:
+                yield wrong
         done += sizes[base]
         progress(done, total)
     for offset in snapshot.list_offsets(files):
@@ -165,12 +168,19 @@ class _Order:
 
 
 def _verify_segment(
-    segment: _Segment, base: int, rows: list[Row], order: _Order, progress: Callable[[int], None]
+    segment: _Segment,
+    base: int,
+    rows: list[Row],
+    damaged: list[Problem],
+    order: _Order,
+    progress: Callable[[int], None],
 ) -> Iterator[Problem]:
+    """What is wrong with it; its frames are put into ``rows``, ranges that are none into ``damaged``."""
     name = segment_name(base)
     for number, item in enumerate(_scan_all(segment, base, base)):
         if isinstance(item, Problem):
             order.damaged = True
+            damaged.append(item)
             yield item
             continue
         prefix, header = item.prefix, item.header
@@ -190,18 +200,24 @@ def _verify_segment(
             progress(end - base)
 
 
-def _verify_index(files: Files, base: int, rows: list[Row]) -> Iterator[Problem]:
+def _index_problem(files: Files, base: int, rows: list[Row], damaged: list[Problem]) -> Problem | None:
+    """Why ``rebuild`` would write the index of a segment anew; None when it is sound. It may know frames of damaged ranges
+    (it was made when they were whole, and readers are told of them) or not (it was made anew since)."""
     name = index_name(base)
     try:
         index = IndexFile(files, BlockCache(CACHE_BYTES), name, base)
         index.verify()
         found = _index_rows(index)
     except DamagedLog as failure:
-        yield Problem(name, base, base, f"{failure}; `kourou log rebuild` makes it anew")
-        return
+        return Problem(name, base, base, f"{failure}; `kourou log rebuild` makes it anew")
+    starts = found[:, 0] + np.uint64(base)
+    for one in damaged:
+        keep = (starts + found[:, 1] <= np.uint64(one.start)) | (starts >= np.uint64(one.end))
+        found, starts = found[keep], starts[keep]
     expected = np.array(rows, np.uint64).reshape(-1, 6)
     if found.shape != expected.shape or not np.array_equal(found, expected):
-        yield Problem(name, base, base, "the index does not match its segment; `kourou log rebuild` makes it anew")
+        return Problem(name, base, base, "the index does not match its segment; `kourou log rebuild` makes it anew")
+    return None
 
 
 def _index_rows(index: IndexFile) -> NDArray[np.uint64]:
@@ -232,12 +248,7 @@ def _rebuild(files: Files, every: bool, progress: Progress) -> list[int]:
     made: list[int] = []
     for number, base in enumerate(bases[:-1]):
         progress(base - bases[0], bases[-1] - bases[0])
-        try:
-            if every:
-                raise DamagedLog("made anew on request")
-            index.load_sealed(base)
-            index.verify(base)
-        except DamagedLog:
+        if every or not _is_sound(files, base):
             making = index.rebuild(base)
             for item in _scan_all(_Segment(files, base), base, base):
                 if isinstance(item, ScannedFrame):
@@ -247,7 +258,16 @@ def _rebuild(files: Files, every: bool, progress: Progress) -> list[int]:
             file.sync()  # an index says that its segment is durable
             file.close()
             files.write_atomic(index_name(base), parts)
-            index.load_sealed(base)
             made.append(base)
+        index.load_sealed(base)
     progress(1, 1)
     return made
+
+
+def _is_sound(files: Files, base: int) -> bool:
+    """As ``verify`` sees it."""
+    rows: list[Row] = []
+    damaged: list[Problem] = []
+    for _ in _verify_segment(_Segment(files, base), base, rows, damaged, _Order(), lambda done: None):
+        pass
+    return _index_problem(files, base, rows, damaged) is None

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from kourou.broker.store.indexbuild import build_index
 from kourou.broker.store.indexcut import cut_index
 from kourou.broker.store.indexexport import export_index, import_index
-from kourou.broker.store.indexfile import BlockCache, IndexFile, IndexReader
+from kourou.broker.store.indexfile import BlockCache, DamagedIndex, IndexFile, IndexReader, Report
 from kourou.broker.store.indexrebuild import IndexRebuild
 from kourou.broker.store.openindex import NO_SEGMENT, FrameRef, OpenIndex, index_of_time, producer_mix
 from kourou.broker.store.queuetable import QueueTable
@@ -66,6 +66,7 @@ class LogIndex:
         self._merged_below = 0  # segments with a lower base are in the table, with or without their file
         self._oldest = 0  # segments below were dropped before the table's first offsets were taken over
         self._unsettled = bytearray()  # by number of the queue: its first offset is from the snapshot
+        self.report: Report = DamagedIndex  # what is raised when a read meets damage in the .idx of a segment
 
     # ---- the open segment
 
@@ -146,7 +147,7 @@ class LogIndex:
         """Frames of the queue from the one that holds the offset (else the first behind it) on, in order.
 
         Empty at the end of the queue, and only there. Fewer than ``limit`` does not mean the end: one call looks into
-        SEGMENTS_PER_READ segments at most. Raises DamagedLog when an .idx turns out to be damaged.
+        SEGMENTS_PER_READ segments at most. When an .idx turns out to be damaged, raises what ``report`` says.
         """
         number = self._table.numbers.get(key)
         found: list[FrameRef] = []
@@ -258,8 +259,15 @@ class LogIndex:
 
         Older segments must be loaded by then, for the links.
         """
-        older = [segment for at, segment in self._map.held.items() if at < base]
-        return IndexRebuild(base, older)
+        return IndexRebuild(base, self.older_than(base))
+
+    def older_than(self, base: int) -> list[Segment]:
+        return [segment for at, segment in self._map.held.items() if at < base]
+
+    def sealed_file(self, base: int) -> IndexFile | None:
+        """The file from which a segment is answered; None when there is no such segment, or it is not sealed."""
+        segment = self._map.held.get(base)
+        return segment if isinstance(segment, IndexFile) else None
 
     def verify(self, base: int) -> None:
         """Read the whole .idx of a sealed segment. Raises DamagedLog."""
@@ -271,17 +279,21 @@ class LogIndex:
         """Retention drops the oldest segment; it must be sealed. The .idx is read once more: delete it afterwards.
 
         A snapshot made after the next segment began must be there: only it knows the offsets of queues that end here.
-
-        Raises DamagedLog when the directory can't be read; ``rebuild`` it first.
+        Where the directory turns out to be damaged, what is left of each queue is looked up when somebody asks.
         """
         segment = self._map.held[base]
         if base != next(iter(self._map.held)) or not isinstance(segment, IndexFile):
             raise ValueError(f"the segment at {base} is not the oldest, or not sealed yet")
-        directory = segment.directory()
-        self._table.drop(directory["key"].tolist(), directory["next_offset"].tolist())
+        try:
+            directory = segment.directory()
+        except DamagedLog:
+            self._unsettled = bytearray(b"\1") * len(self._table.keys)
+            self._oldest = base
+        else:
+            self._table.drop(directory["key"].tolist(), directory["next_offset"].tolist())
+            if base == self._oldest:
+                self._oldest = segment.end
         del self._map.held[base]
-        if base == self._oldest:
-            self._oldest = segment.end
 
     def truncate(self, log_offset: int) -> list[int]:
         """Forget all frames at or above the log offset. Answers bases whose .idx files are stale: delete them.
@@ -323,7 +335,7 @@ class LogIndex:
     # ---- finding segments
 
     def _file(self, base: int) -> IndexFile:
-        return IndexFile(self._files, self._cache, self._name(base), base)
+        return IndexFile(self._files, self._cache, self._name(base), base, report=lambda at, text: self.report(at, text))
 
     def _locate(self, key: int, number: int, queue_offset: int) -> Place | None:
         """The segment with the first frame that ends behind the queue offset."""

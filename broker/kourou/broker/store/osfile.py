@@ -27,6 +27,10 @@ class OsFile:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self.size = os.fstat(self._fd).st_size
 
+    @property
+    def fd(self) -> int:
+        return self._fd
+
     def append(self, parts: Sequence[Buffer]) -> None:
         at = start = self.size
         try:

@@ -14,8 +14,8 @@ from kourou.broker.store.commitlog import CommitLog
 from kourou.broker.store.files import File
 from kourou.broker.store.logindex import LogIndex
 from kourou.broker.store.openindex import FrameRef
-from kourou.core.errors import DamagedLog, OffsetOutOfRange
-from kourou.core.frame import PREFIX_SIZE, iterate_frames, parse_sealed, tag_bit
+from kourou.core.errors import BadChecksum, DamagedLog, FrameInvalid, OffsetOutOfRange, UnsupportedVersion
+from kourou.core.frame import PREFIX_SIZE, check_frame, parse_sealed, tag_bit
 
 REFS_PER_STEP = 32
 REFS_PER_READ = 256  # small frames of a queue among others are a system call each
@@ -29,6 +29,7 @@ class ReadPlan:
     tag_hashes: frozenset[int] | None = None
     spans: list[tuple[File, int, int]] = field(default_factory=list)
     size: int = 0
+    sizes: list[int] = field(default_factory=list)  # of each frame
     log_offset: int = 0  # of the first frame
 
     def add(self, ref: FrameRef, file: File, at: int) -> None:
@@ -38,6 +39,7 @@ class ReadPlan:
             self.log_offset = self.log_offset if self.spans else ref.log_offset
             self.spans.append((file, at, ref.size))
         self.size += ref.size
+        self.sizes.append(ref.size)
 
 
 def make_plan(
@@ -50,6 +52,7 @@ def make_plan(
     bytes_max: int,
     below: int,
     tag_hashes: frozenset[int] | None,
+    topic: str = "",
 ) -> ReadPlan:
     """See ``Store.plan``."""
     low, high = index.min_queue_offset(key), index.next_queue_offset(key)
@@ -62,7 +65,11 @@ def make_plan(
         wanted = 0  # records without a tag leave no bit in the mask
     plan = ReadPlan(queue_offset, tag_hashes)
     for _ in range(REFS_PER_READ // REFS_PER_STEP):
-        refs = index.refs(key, plan.next_offset, limit=REFS_PER_STEP) if plan.next_offset < high else ()
+        if plan.next_offset == high:
+            break
+        refs = index.refs(key, plan.next_offset, limit=REFS_PER_STEP)
+        if not refs and plan.next_offset == queue_offset:
+            raise records_gone(key, topic, queue_offset, high, "the log behind them is damaged or was lost")
         if not refs:
             break
         for ref in refs:
@@ -74,14 +81,20 @@ def make_plan(
             if missing_to is not None:
                 if plan.next_offset > queue_offset:
                     return plan  # what can be read first
-                raise DamagedLog(
-                    f"records {plan.next_offset} to {missing_to - 1} of the queue can't be read: the log is damaged "
-                    f"near log offset {ref.log_offset}; reset the group to offset {missing_to} to leave them out"
-                )
+                near = f"the log is damaged near log offset {ref.log_offset}"
+                raise records_gone(key, topic, plan.next_offset, missing_to, near)
             plan.next_offset = ref.queue_offset + ref.count
             if not wanted or ref.tag_mask & wanted:
                 plan.add(ref, *log.locate(ref.log_offset))
     return plan
+
+
+def records_gone(key: int, topic: str, start: int, end: int, reason: str) -> DamagedLog:
+    """What a reader is told who comes to damage: where it is, and how to get past it."""
+    of = f"queue {key & 0xFFFFFFFF} of topic {topic}" if topic else f"queue {key & 0xFFFFFFFF}"
+    return DamagedLog(
+        f"records {start} to {end - 1} of {of} can't be read: {reason}; reset the group to offset {end} to leave them out"
+    )
 
 
 def _overlaps(damaged: Sequence[tuple[int, int]], ref: FrameRef) -> bool:
@@ -99,14 +112,22 @@ def read_plan(plan: ReadPlan, *, cached_only: bool) -> bytes | None:
             raise DamagedLog(f"the log from {plan.log_offset} on ends within a frame, or was cut meanwhile")
         data.append(piece)
     joined = data[0] if len(data) == 1 else b"".join(data)
-    return _only_tagged(joined, plan.tag_hashes) if plan.tag_hashes else joined
+    return _only_tagged(joined, plan.sizes, plan.tag_hashes) if plan.tag_hashes else joined
 
 
-def _only_tagged(data: bytes, tag_hashes: frozenset[int]) -> bytes:
-    """The frames in which at least one record has one of the tags."""
+def _only_tagged(data: bytes, sizes: Sequence[int], tag_hashes: frozenset[int]) -> bytes:
+    """The frames in which at least one record has one of the tags, and those that are damaged: whoever opens them must be
+    told. None is left out without its checksums; few are, the mask in the index has seen to that."""
     kept: list[bytes] = []
-    for at, prefix in iterate_frames(data):
-        header = parse_sealed(data, at + PREFIX_SIZE, available=prefix.size - PREFIX_SIZE)
-        if has_any_tag(data, at + PREFIX_SIZE, header, tag_hashes):
-            kept.append(data[at : at + prefix.size])
+    at = 0
+    for size in sizes:
+        piece = data[at : at + size]
+        at += size
+        try:
+            if not has_any_tag(piece, PREFIX_SIZE, parse_sealed(piece, PREFIX_SIZE), tag_hashes):
+                check_frame(piece)
+                continue
+        except (FrameInvalid, BadChecksum, UnsupportedVersion):
+            pass
+        kept.append(piece)
     return b"".join(kept)

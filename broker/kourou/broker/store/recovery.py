@@ -13,30 +13,32 @@ to the end of the newest segment with an .idx (written after an fdatasync), whic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kourou.broker.store import snapshot
-from kourou.broker.store.columns import check_columns
-from kourou.broker.store.commitlog import FOLDER, CommitLog, index_name, list_bases
+from kourou.broker.store.commitlog import FOLDER, CommitLog, index_name, list_bases, parse_name
 from kourou.broker.store.confirm import Confirm
 from kourou.broker.store.diskspace import DiskSpace
 from kourou.broker.store.epochs import Epochs
 from kourou.broker.store.files import Files
+from kourou.broker.store.fullcopy import Copy
+from kourou.broker.store.indexfile import DamagedIndex
+from kourou.broker.store.indexrebuild import IndexRebuild
+from kourou.broker.store.indexrebuild import frame_entry as frame_entry
 from kourou.broker.store.logindex import LogIndex
+from kourou.broker.store.mending import mend
 from kourou.broker.store.scan import Invalid, ScannedFrame, find_next, scan
 from kourou.broker.store.store import Notice, Store, StoreConfig
-from kourou.core.errors import ClientFault, DamagedLog, FrameInvalid, UnsupportedVersion
-from kourou.core.frame import PREFIX_SIZE, Kind, Prefix, SealedHeader, parse_prefix, queue_key
+from kourou.core.errors import Busy, DamagedLog, FrameInvalid, UnsupportedVersion
+from kourou.core.frame import PREFIX_SIZE, Prefix, SealedHeader, parse_prefix
 
 INDEX_PART = "index"
 METADATA_KEY = 0
 Apply = Callable[[Prefix, SealedHeader, memoryview], None]
 Add = Callable[[ScannedFrame], None]
-ANY_TAG = 2**64 - 1
 
 
 @dataclass(slots=True)
@@ -47,6 +49,20 @@ class Recovered:
     bytes_cut: int
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector: of what is made when a log is opened nothing is garbage, and walking it again and
+    again takes half of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@uncollected()
 def open_store(
     files: Files,
     config: StoreConfig,
@@ -54,12 +70,14 @@ def open_store(
     restore: Callable[[snapshot.Parts], None],
     apply: Apply,
     notice: Notice,
+    copied: Copy | None = None,
 ) -> Recovered:
-    """Open the store. ``restore`` gets the snapshot's parts, if there is one; ``apply`` each later frame in order."""
+    """Open the store. ``restore`` gets the snapshot's parts, if there is one; ``apply`` each later frame in order.
+    ``copied`` stands in for a snapshot while there is none: the log may not reach up to it yet."""
     space = DiskSpace(files, full_ratio=config.full_ratio, reserve_bytes=config.reserve_bytes)
     space.refresh()  # a full disk gives up its reserve before anything is written
     log = CommitLog(files, segment_bytes=config.segment_bytes)
-    indexed = _sweep(files, log)
+    indexed = _sweep(files, log, notice)
     confirm = Confirm(files)
     found = snapshot.load_newest(files, log_end=log.end, notice=notice)
     durable = max([confirm.offset, *(log.segment_end(base) for base in indexed), found[0] if found is not None else 0])
@@ -70,6 +88,9 @@ def open_store(
         opener.replay_from, parts = found
         index.import_open(parts.pop(INDEX_PART))
         restore(parts)
+    elif copied is not None:
+        opener.replay_from = copied.offset
+        restore(copied.parts)
     elif log.start > 0:
         raise DamagedLog(f"the log starts at {log.start} and no whole snapshot is left: its topics and offsets are lost")
     opener.run()
@@ -78,15 +99,25 @@ def open_store(
         confirm.lower(log.end)
     store = Store(files, log, index, space, confirm, opener.epochs, damaged=opener.damaged, notice=notice)
     store.snapshot_offset = opener.replay_from if found is not None else 0
+    store.fresh_frames = opener.replayed
     if opener.epochs_missing:
-        _read_epochs(store, notice)
+        try:
+            _read_epochs(store, notice)
+        except Busy:  # an index is damaged
+            store.mending.run()
+            _read_epochs(store, notice)
     store.note_synced(store.sync())  # frames that kill -9 left in the page cache are about to be served
     return Recovered(store, store.snapshot_offset, opener.replayed, opener.bytes_cut)
 
 
-def _sweep(files: Files, log: CommitLog) -> list[int]:
+def _sweep(files: Files, log: CommitLog, notice: Notice) -> list[int]:
     """Delete what an interrupted write or deletion left; bases of closed segments that have an index."""
-    left_over = [f"{FOLDER}/{name}" for name in files.list(FOLDER) if name.endswith(".tmp")]
+    left_over: list[str] = []
+    for name in files.list(FOLDER):
+        if name.endswith(".tmp"):
+            left_over.append(f"{FOLDER}/{name}")
+        elif parse_name(name, ".seg") is None and parse_name(name, ".idx") is None:
+            notice("file_ignored", {"name": f"{FOLDER}/{name}", "reason": "it is not named like a segment or an index"})
     indexed: list[int] = []
     for base in list_bases(files, ".idx"):
         if base in log.bases[:-1]:
@@ -181,8 +212,22 @@ class _Opener:
             self.replay_from = replay_from
             return
         self._log.file(base).sync()  # an index says that its segment is durable
-        self._files.write_atomic(index_name(base), rebuild.build(self._log.segment_end(base)))
+        self._files.write_atomic(index_name(base), self._build(rebuild, base))
         self._index.load_sealed(base)
+
+    def _build(self, rebuild: IndexRebuild, base: int) -> list[bytes | memoryview]:
+        """An index names the older ones that its queues go on in; these may turn out to be damaged themselves."""
+        mended: set[int] = set()
+        while True:
+            try:
+                return rebuild.build(self._log.segment_end(base))
+            except DamagedIndex as failure:
+                if failure.base in mended:
+                    raise
+                mended.add(failure.base)
+                self._notice("index_rebuilt", {"segment": failure.base, "reason": str(failure)})
+                mend(self._files, self._log, self._index, failure.base)
+                rebuild.older = self._index.older_than(base)
 
     def _open_last(self, base: int) -> None:
         if self._index.open_base < base:
@@ -238,27 +283,3 @@ class _Opener:
             start, end = self.damaged[-1][0], max(end, self.damaged.pop()[1])
         self.damaged.append((start, end))
         self._notice("log_damaged", {"from": start, "to": end, "reason": reason})
-
-
-def frame_entry(item: ScannedFrame) -> tuple[int, int, int, int, int, int, int, int, int, NDArray[np.uint32] | None]:
-    prefix, header = item.prefix, item.header
-    mask, hashes = 0, None
-    if header.kind == Kind.MESSAGES:
-        try:
-            facts = check_columns(item.sealed, 0, header)
-        except ClientFault:  # a limit is stricter now than when it was stored: no reason to lose it
-            mask = ANY_TAG
-        else:
-            mask, hashes = facts.tag_mask, facts.key_hashes
-    return (
-        queue_key(prefix.incarnation, header),
-        prefix.queue_offset,
-        prefix.log_offset,
-        prefix.size,
-        header.record_count,
-        mask,
-        prefix.store_ms,
-        header.producer_id,
-        header.sequence,
-        hashes,
-    )

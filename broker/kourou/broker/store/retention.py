@@ -54,8 +54,7 @@ class Retention:
         self._last_ms: dict[int, int] = {}  # store time of the last frame, by base
 
     def due(self, store: Store, *, floor: int, wall_ms: int, monotonic_ms: int) -> list[Expired]:
-        """What to delete now, with ``Store.drop_segment`` in this order; at most a few a call. Reads a little of new
-        index files."""
+        """What to delete now, with ``Store.drop_segment`` in this order; at most a few a call."""
         now_ms = self._clock.step(wall_ms=wall_ms, monotonic_ms=monotonic_ms)
         bases = store.droppable(floor=floor)[:SEGMENTS_PER_STEP]
         self._last_ms = {base: self._last_ms.get(base) or store.last_store_ms(base) or now_ms for base in bases}

@@ -1,7 +1,8 @@
 """The closed segments of a log's index, and finding among them the one where a queue's offset or time lies.
 
-Searches start at the newest segment that holds the queue and follow its links (see ``queuetable``). Who reads old
-frames on and on is remembered with a cursor, so that the next read begins where the last one stopped.
+Searches start at the newest segment that holds the queue and follow its links (see ``queuetable``). A link to a segment
+that was lost costs a look into every older one until the queue is found, but never hides what is older than the loss. Who
+reads old frames on and on is remembered with a cursor, so that the next read begins where the last one stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Final
 
 from kourou.broker.store.indexfile import IndexFile
 from kourou.broker.store.openindex import NO_SEGMENT, OpenIndex, QueueRun, index_of_offset
-from kourou.core.errors import DamagedLog
 
 PROBES: Final = 3  # following segments that a reader looks into before it searches by links
 CURSORS_MAX: Final = 4096
@@ -61,14 +61,14 @@ class SegmentMap:
 
     def earliest(self, key: int, number: int, last: int, reaches: Callable[[QueueRun], bool]) -> Place | None:
         """The oldest segment whose run of the queue reaches far enough; the newer ones must then do so too."""
-        place = self._run_at(self.bases[last - 1], key, number) if last else None
+        place = self._at_or_below(self.bases[last - 1], key, number) if last else None
         if place is None or not reaches(place[1]):
             return None
         while True:
             run = place[1]
-            older = self._run_at(run.skip, key, number)
+            older = self._at_or_below(run.skip, key, number)
             if older is None or not reaches(older[1]):
-                older = self._run_at(run.previous, key, number) if run.previous != run.skip else None
+                older = self._at_or_below(run.previous, key, number) if run.previous != run.skip else None
                 if older is None or not reaches(older[1]):
                     return place
             place = older
@@ -104,12 +104,19 @@ class SegmentMap:
                 return segment, run
         return None
 
-    def _run_at(self, base: int, key: int, number: int) -> Place | None:
-        """None where a link leads nowhere: to a dropped segment, or from the first."""
+    def _at_or_below(self, base: int, key: int, number: int) -> Place | None:
+        """The segment that a link leads to. Where its file was lost, or frames of the queue in it, the next older one that
+        holds the queue; None where there is none: the link leads to a dropped segment, or from the first."""
         segment = self.held.get(base)
-        if segment is None:
+        if segment is not None:
+            run = segment.find(key, number)
+            if run is not None:
+                return segment, run
+        if base == NO_SEGMENT or not self.held or base < next(iter(self.held)):
             return None
-        run = segment.find(key, number)
-        if run is None:
-            raise DamagedLog(f"the index of the segment at {base} lacks queue {key:#x}, which others link there")
-        return segment, run
+        for older in reversed(self.held.values()):
+            if older.base < base:
+                run = older.find(key, number)
+                if run is not None:
+                    return older, run
+        return None

@@ -9,6 +9,9 @@
                  the parts, one after the other
 
 Little-endian. Two are kept, so that one that turns out to be damaged is no loss; the log is deleted only below the older.
+
+One that is ahead of the log belongs to a log that was lost or moved away. It is put aside when the directory is opened
+(``*.snap.ahead``), before anything is written: once the new log had grown past it, it would pass for one of its own.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
 from typing import Any
 
+from kourou.broker.store.commitlog import parse_name
 from kourou.broker.store.files import Files
 from kourou.core.errors import DamagedLog, NewerFormat
 
 FOLDER = "snapshots"
 VERSION = 1
+AHEAD = ".ahead"  # behind the names of what belongs to a longer log
+DAMAGED = ".damaged"
 _HEAD = Struct("<8sII")
 _CRC = Struct("<I")
 _MAGIC = b"KOUROUSN"
@@ -77,8 +83,8 @@ def decode(data: bytes, name: str) -> tuple[int, Parts]:
 
 def list_offsets(files: Files) -> list[int]:
     """Offsets of the snapshots that are there, newest first."""
-    names = files.list(FOLDER)
-    return sorted((int(name[:-5]) for name in names if name.endswith(".snap") and name[:-5].isdigit()), reverse=True)
+    found = (parse_name(name, ".snap") for name in files.list(FOLDER))
+    return sorted((offset for offset in found if offset is not None), reverse=True)
 
 
 def offsets(files: Files) -> list[int]:
@@ -90,11 +96,15 @@ def offsets(files: Files) -> list[int]:
 
 
 def load_newest(files: Files, *, log_end: int, notice: Notice) -> tuple[int, Parts] | None:
-    """The newest snapshot that is whole and not ahead of the log; None when there is none."""
+    """The newest snapshot that is whole and not ahead of the log; None when there is none.
+
+    Those that are ahead or damaged must not count as one of the two that are kept, nor be loaded later: they are renamed.
+    """
     for offset in offsets(files):
         name = snapshot_name(offset)
         if offset > log_end:
             notice("snapshot_skipped", {"name": name, "reason": f"it is ahead of the log, which ends at {log_end}"})
+            _put_aside(files, name, AHEAD)
             continue
         data = files.read_all(name)
         try:
@@ -102,9 +112,18 @@ def load_newest(files: Files, *, log_end: int, notice: Notice) -> tuple[int, Par
             return decode(data, name)
         except DamagedLog as failure:
             notice("snapshot_skipped", {"name": name, "reason": str(failure)})
-            files.rename(name, f"{name}.damaged")  # it must not count as one of the two that are kept
-            files.sync_folder(FOLDER)
+            _put_aside(files, name, DAMAGED)
     return None
+
+
+def _put_aside(files: Files, name: str, suffix: str) -> None:
+    files.rename(name, name + suffix)
+    files.sync_folder(FOLDER)
+
+
+def any_ahead(files: Files) -> bool:
+    """Whether snapshots of a longer log were put aside, now or at an earlier start."""
+    return any(name.endswith(AHEAD) for name in files.list(FOLDER))
 
 
 def write(files: Files, offset: int, pieces: Sequence[bytes], *, keep: int = 2) -> None:

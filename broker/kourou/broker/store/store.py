@@ -13,26 +13,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kourou.broker.store.checked import Appended, CheckedFrame
-from kourou.broker.store.commitlog import FOLDER, CommitLog, index_name
+from kourou.broker.store.commitlog import FOLDER, CommitLog, index_name, segment_name
 from kourou.broker.store.confirm import Confirm
 from kourou.broker.store.diskspace import DiskSpace
 from kourou.broker.store.epochs import Epochs
 from kourou.broker.store.files import Files
-from kourou.broker.store.indexfile import BlockCache, IndexFile
 from kourou.broker.store.logindex import LogIndex
+from kourou.broker.store.mending import Mending
 from kourou.broker.store.openindex import NO_TIME
 from kourou.broker.store.reading import ReadPlan, make_plan, read_plan
 from kourou.broker.store.sealing import SealJob
 from kourou.core import frame
 from kourou.core.errors import DiskFull, FlushFailed, KourouError
-from kourou.core.frame import PREFIX_SIZE, Buffer, Kind
+from kourou.core.frame import PREFIX_SIZE, Buffer, Kind, Prefix
 
 __all__ = ["Appended", "CheckedFrame", "ReadPlan", "SealJob", "Store", "StoreConfig"]
 
 SEGMENT_BYTES_MAX = 2**32 - 1  # places in a segment are u32 in its index
 
 Notice = Callable[[str, dict[str, object]], None]
+Entry = tuple[int, int, int, int, int, int, int, int, int, NDArray[np.uint32] | None]  # what ``LogIndex.add`` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Store:
         self.end_offset = log.end
         self.synced_offset = min(confirm.offset, log.end)
         self.snapshot_offset = 0
+        self.fresh_frames = 0  # behind the newest snapshot
         self.damaged = damaged  # unreadable ranges of the log
         self._confirm = confirm
         self._notice = notice
@@ -84,6 +89,7 @@ class Store:
         self._folder_synced = 0
         self._sync_target: int | None = None  # while a sync is under way
         self._failed: KourouError | None = None
+        self.mending = Mending(files, log, index, notice=notice)
         self._to_seal: list[int] = index.sealing()
         self._sealing: SealJob | None = None
 
@@ -115,6 +121,7 @@ class Store:
                 return self.append(frames, store_ms=store_ms, client=False)  # into the room that the reserve kept
             raise
         self.end_offset = self._written
+        self.fresh_frames += len(done)
         self.space.wrote(size)
         return done
 
@@ -160,6 +167,52 @@ class Store:
         for number, placed in enumerate(run, first):
             self._index_frame(frames[number], placed)
         done += run
+
+    def append_as_is(self, data: memoryview, frames: Sequence[tuple[Prefix, Entry]]) -> None:
+        """Frames of another member's log, checked, with their index entries; they follow one another in ``data`` and
+        begin where this log ends. All or none. Raises DiskFull; FlushFailed once the disk failed."""
+        if self._failed is not None:
+            raise self._failed
+        start = self.end_offset
+        assert frames[0][0].log_offset == start
+        number = 0
+        try:
+            while number < len(frames):
+                number = self._copy_run(data, frames, number, start)
+        except KourouError as failure:
+            self._take_back()
+            if not isinstance(failure, DiskFull):
+                self._fail(failure)
+            raise
+        self.end_offset = self._written
+        self.fresh_frames += len(frames)
+        self.space.wrote(len(data))
+        self.fresh_frames += len(frames)
+        latest = frames[-1][0].epoch
+        if latest > self.epochs.latest:
+            for prefix, _ in frames:
+                self.epochs.note(prefix.epoch, prefix.log_offset)
+            self.epochs.save(self.files)
+            self.epoch = latest
+
+    def _copy_run(self, data: memoryview, frames: Sequence[tuple[Prefix, Entry]], number: int, start: int) -> int:
+        """As many frames as fit into the open segment; the number of the first that does not."""
+        if self._written > self.log.bases[-1] and frames[number][0].size > self.log.room:
+            self._roll()
+        room = self.log.room
+        first = number
+        at = self._written
+        while number < len(frames) and (number == first or frames[number][0].size <= room):
+            room -= frames[number][0].size
+            at += frames[number][0].size
+            number += 1
+        self.log.append([data[self._written - start : at - start]])
+        self._writes += 1
+        self._marks[self.log.bases[-1]] = self._writes
+        self._written = at
+        for _, entry in frames[first:number]:
+            self.index.add(*entry)
+        return number
 
     def _take_back(self) -> None:
         """Undo what a failed batch has written."""
@@ -231,6 +284,7 @@ class Store:
             if self._folder_synced != folder_marks:
                 self.files.sync_folder(FOLDER)
                 self._folder_synced = folder_marks
+            self.check_place()
             self._confirm.note(target)
         except KourouError as failure:
             self._fail(failure)
@@ -246,6 +300,19 @@ class Store:
             return  # deleted meanwhile
         file.sync()
 
+    def check_place(self) -> None:
+        """*Blocking*, but quick. Raises FlushFailed, and from then on always, when the data directory or the open segment
+        was removed or replaced: what is written there is lost with it."""
+        base = self.log.bases[-1]
+        try:
+            self.files.check(segment_name(base), self.log.file(base))
+        except KeyError:
+            return  # cut meanwhile
+        except FlushFailed as failure:
+            if base == self.log.bases[-1]:
+                self._fail(failure)
+                raise
+
     def note_synced(self, offset: int) -> None:
         self.synced_offset = max(self.synced_offset, offset)
 
@@ -256,15 +323,30 @@ class Store:
         return self.index.min_queue_offset(key), self.index.next_queue_offset(key)
 
     def plan(
-        self, key: int, queue_offset: int, *, bytes_max: int, below: int, tag_hashes: frozenset[int] | None = None
+        self,
+        key: int,
+        queue_offset: int,
+        *,
+        bytes_max: int,
+        below: int,
+        tag_hashes: frozenset[int] | None = None,
+        topic: str = "",
     ) -> ReadPlan:
         """Which frames to read from ``queue_offset`` on: at least one if there is any below log offset ``below``.
 
         Frames that can't hold one of the tags are passed over unread. Raises OffsetOutOfRange, and DamagedLog where
-        records are missing because the log is damaged: nothing is skipped silently.
+        records are missing because the log is damaged: nothing is skipped silently. ``topic`` is named there.
         """
         return make_plan(
-            self.log, self.index, self.damaged, key, queue_offset, bytes_max=bytes_max, below=below, tag_hashes=tag_hashes
+            self.log,
+            self.index,
+            self.damaged,
+            key,
+            queue_offset,
+            bytes_max=bytes_max,
+            below=below,
+            tag_hashes=tag_hashes,
+            topic=topic,
         )
 
     def read(self, plan: ReadPlan, *, cached_only: bool) -> bytes | None:
@@ -326,9 +408,9 @@ class Store:
         return found
 
     def last_store_ms(self, base: int) -> int | None:
-        """*Blocking*. The latest store time in a sealed segment, as its index says; None for one without frames."""
-        last_ms = IndexFile(self.files, BlockCache(0), index_name(base), base).last_ms
-        return None if last_ms == NO_TIME else last_ms
+        """The latest store time in a sealed segment, as its index says; None for one without frames."""
+        file = self.index.sealed_file(base)
+        return None if file is None or file.last_ms == NO_TIME else file.last_ms
 
     def drop_segment(self, base: int) -> None:
         self.index.drop_segment(base)
@@ -351,6 +433,7 @@ class Store:
         """Durably: frames and segments that come back after a power cut would mix with what is written from here on."""
         if self._sealing is not None and self.log.segment_end(self._sealing.base) > offset:
             self._sealing.cut = True
+        self.mending.cut(offset)
         for base in self.index.truncate(offset):
             self.files.remove(index_name(base))
         for base in self.log.truncate(offset):

@@ -76,11 +76,11 @@ class TimerFile:
         """Due time of its first entry."""
         return self._known_fences()[0][number]
 
-    def of_topic(self, incarnation: int, *, from_ms: int, limit: int, floor: int, bits: bytes) -> list[Entry]:
-        """The soonest timers of a topic that are due at or after a time, are above the floor and have no bit set."""
+    def of_topic(self, incarnation: int, *, from_ms: int, upto_ms: int, limit: int, floor: int, bits: bytes) -> list[Entry]:
+        """The soonest timers of a topic that are due between two times, are above the floor and have no bit set."""
         found: list[Entry] = []
         first = max(floor // BLOCK, bisect_left(self._known_fences()[0], from_ms) - 1)
-        for number in range(first, self.head.blocks):
+        for number in range(first, bisect_right(self._known_fences()[0], upto_ms)):
             block = self._block(number)
             entries = np.frombuffer(block, ENTRY_DTYPE)
             for at in np.flatnonzero((entries["incarnation"] == incarnation) & (entries["due"] >= from_ms)).tolist():

@@ -31,6 +31,7 @@ CHUNK = 1024 * 1024
 SPAN_BYTES_MAX = 16 * CHUNK  # where much between is left out, records are read one by one
 Place = tuple[int, int]  # log offset of a frame, record in it
 Longs = NDArray[np.int64]
+Columns = tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64]]
 
 
 class PageColumns(Protocol):
@@ -95,7 +96,7 @@ def write_bucket(
 class Spill:
     """Moves timers that are due at or after ``from_ms`` out of pages in memory: their messages come from the log.
 
-    Stops behind ``bytes_max`` of them. ``lost`` counts those whose frames can't be read, by incarnation.
+    Stops behind ``rows_max``, or ``bytes_max``, of them. ``lost`` counts those whose frames can't be read, by incarnation.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Spill:
         number: int,
         from_ms: int,
         rows_min: int,
+        rows_max: int,
         bytes_max: int,
     ) -> None:
         self.number = number
@@ -118,6 +120,7 @@ class Spill:
         self._log = log
         self._pages = pages
         self._rows_min = rows_min  # fewer: nothing is written
+        self._rows_max = rows_max
         self._bytes_max = bytes_max
         self._chosen: list[NDArray[np.int64]] = []  # of each page, the numbers of the timers that go
         self._position_of: NDArray[np.int64] = np.zeros(0, np.int64)  # by row in log order; -1: lost
@@ -126,15 +129,21 @@ class Spill:
 
     def run(self) -> None:
         """Raises DiskFull, FlushFailed, DamagedLog."""
-        columns = list(map(self._choose, self._pages))
-        due, offsets, records, lanes = (np.concatenate([each[number] for each in columns]) for number in range(4))
-        self.rows = len(due)
+        columns: list[Columns] = []
+        for page in self._pages:
+            columns.append(self._choose(page))
+            self.rows += len(columns[-1][0])
+            if self.rows >= self._rows_max:
+                break
         if self.rows < self._rows_min:
             return
+        self.is_partial = len(columns) < len(self._pages)
+        self._pages = self._pages[: len(columns)]
+        due, offsets, records, lanes = (np.concatenate([each[number] for each in columns]) for number in range(4))
         found = _Found()
         self._read_frames(offsets, records, lanes, found)
-        self.is_partial = self.rows < len(due)
-        if self.is_partial:
+        if self.rows < len(due):
+            self.is_partial = True
             end = int(offsets[self.rows]), int(records[self.rows])
         else:
             last = self._pages[-1]
@@ -157,13 +166,11 @@ class Spill:
                         block[name] = values[some]
                     yield block
 
-            bodies = (found.bodies[row] for row in _steps(order))
+            bodies = map(found.body, _steps(order))
             written.size, written.checksum = write_bucket(self._files, self.number, len(order), blocks(), bodies)
         self.written = written
 
-    def _choose(
-        self, page: PageColumns
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64]]:
+    def _choose(self, page: PageColumns) -> Columns:
         """(due time, log offset, record, lane) of the timers of a page that go."""
         due = np.frombuffer(page.due, np.int64)
         chosen = np.flatnonzero((np.frombuffer(page.alive, np.uint8) != 0) & (due >= self.from_ms) & (due < page.limit_ms))
@@ -210,7 +217,7 @@ class Spill:
 
 @dataclass(slots=True)
 class _Found:
-    """The messages of a spill, in log order."""
+    """The messages of a spill, in log order. The frames they lie in are held, and no object for each of them."""
 
     whole: bytearray = field(default_factory=bytearray)
     producer: array[int] = field(default_factory=lambda: array("Q"))
@@ -219,8 +226,14 @@ class _Found:
     sizes: array[int] = field(default_factory=lambda: array("I"))
     properties: array[int] = field(default_factory=lambda: array("I"))
     crc: array[int] = field(default_factory=lambda: array("I"))
-    bodies: list[Buffer] = field(default_factory=list)
+    frames: list[Buffer] = field(default_factory=list)  # the records of each
+    frame_of: array[int] = field(default_factory=lambda: array("I"))
+    starts: array[int] = field(default_factory=lambda: array("I"))
     size: int = 0  # of what is held in memory
+
+    def body(self, row: int) -> Buffer:
+        start = self.starts[row]
+        return memoryview(self.frames[self.frame_of[row]])[start : start + self.sizes[row]]
 
     def _arrays(self) -> dict[str, array[int]]:
         return {
@@ -241,22 +254,24 @@ class _Found:
         bounds = frame.record_bounds(data, PREFIX_SIZE, header)
         sizes = frame.column(data, PREFIX_SIZE, header, Column.PROPERTY_SIZES)
         deltas = frame.column(data, PREFIX_SIZE, header, Column.BORN_DELTAS)
-        bodies = [records[bounds[number] : bounds[number + 1]] for number in numbers]
         count = len(numbers)
         self.producer.extend([header.producer_id] * count)
         self.sequence.extend([header.sequence] * count)
         self.born.extend([header.born_ms + (deltas[number] if deltas is not None else 0) for number in numbers])
-        self.sizes.extend(map(len, bodies))
+        self.sizes.extend([bounds[number + 1] - bounds[number] for number in numbers])
         self.properties.extend([sizes[number] if sizes is not None else 0 for number in numbers])
-        self.crc.extend(map(zlib.crc32, bodies))
-        self.bodies += bodies
+        self.crc.extend([zlib.crc32(records[bounds[number] : bounds[number + 1]]) for number in numbers])
+        self.starts.extend([bounds[number] for number in numbers])
+        self.frame_of.extend([len(self.frames)] * count)
+        self.frames.append(records)
         self.whole += b"\1" * count
-        self.size += len(data)
+        self.size += len(records)
 
     def miss(self, count: int) -> None:
         for values in self._arrays().values():
             values.extend([0] * count)
-        self.bodies += [b""] * count
+        self.starts.extend([0] * count)
+        self.frame_of.extend([0] * count)
         self.whole += bytes(count)
 
 

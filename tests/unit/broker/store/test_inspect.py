@@ -57,7 +57,7 @@ def test_verify_names_what_is_damaged() -> None:
     disk.flip(snapshot_name(opened.store.snapshot_offset), 200)
     problems = list(inspect.verify(disk.files()))
     assert {problem.file for problem in problems} == {
-        segment_name(0), index_name(0), index_name(bases[1]), index_name(bases[2]),
+        segment_name(0), index_name(bases[1]), index_name(bases[2]),
         snapshot_name(opened.store.snapshot_offset),
     }  # fmt: skip
     assert (problems[0].start, problems[0].end) == (frames[5][0], frames[6][0])
@@ -91,6 +91,19 @@ def test_rebuild(every: bool) -> None:
     assert [again.queue(1 << 32 | queue) for queue in range(3)] == queues
 
 
+@pytest.mark.parametrize("every", [False, True])
+def test_verify_and_rebuild_agree_what_is_sound(every: bool) -> None:
+    """A damaged frame is the segment's fault alone, whether its index still knows the frame or not."""
+    disk = SimDisk()
+    frames = filled(disk).frames()
+    disk.kill()
+    disk.flip(segment_name(0), frames[5][0] + 99)
+    assert [problem.file for problem in inspect.verify(disk.files())] == [segment_name(0)]
+    assert bool(inspect.rebuild(disk.files(), every=every)) is every
+    assert [problem.file for problem in inspect.verify(disk.files())] == [segment_name(0)]
+    assert inspect.rebuild(disk.files()) == []
+
+
 def test_rows_of_an_index_are_compared_with_the_log() -> None:
     """A valid index of another content is noticed: that of the same segment before it was written anew."""
     disk, other = SimDisk(), SimDisk()
@@ -101,3 +114,6 @@ def test_rows_of_an_index_are_compared_with_the_log() -> None:
     opened.seal()
     disk.names[index_name(0)] = other.names[index_name(0)]
     assert [problem.file for problem in inspect.verify(disk.files())] == [index_name(0)]
+    disk.kill()
+    assert inspect.rebuild(disk.files()) == [0]
+    assert list(inspect.verify(disk.files())) == []

@@ -133,8 +133,8 @@ def test_damage_in_the_middle_is_named_and_never_cut(mode: str) -> None:
         again.store.read_frame(broken)
     plan = again.store.plan(KEY, 0, bytes_max=1 << 20, below=end)  # frame 3 is the second of queue 0
     assert plan.next_offset == 1
-    with pytest.raises(DamagedLog, match=r"records 1 to 1 .* reset the group to offset 2"):
-        again.store.plan(KEY, 1, bytes_max=1 << 20, below=end)
+    with pytest.raises(DamagedLog, match=r"1 to 1 of queue 0 of topic t .* log offset \d+; reset the group to offset 2"):
+        again.store.plan(KEY, 1, bytes_max=1 << 20, below=end, topic="t")
     assert again.store.plan(KEY, 2, bytes_max=1 << 20, below=end).size
     (placed,) = again.append(message(0, 500, 10))
     assert placed.log_offset == end
@@ -342,6 +342,26 @@ def test_left_overs_are_swept() -> None:
     assert files.list("snapshots") == []
 
 
+def test_files_of_other_names_are_ignored_by_name() -> None:
+    disk = SimDisk()
+    opened = filled(disk, 30)
+    opened.seal()
+    opened.snapshot()
+    opened.append(message(0, 99, 10))
+    frames = opened.frames()
+    disk.kill()
+    files = disk.files()
+    strays = ["0000.seg", "7.idx", "99999999999999999999.seg", "foo", "\u0660" * 20 + ".seg"]
+    for name in strays:
+        files.open(f"log/{name}")
+    files.open("snapshots/5.snap")
+    again = open_disk(disk)
+    assert again.frames() == frames
+    assert again.events == ["file_ignored"] * len(strays)
+    assert {str(fields["name"]) for _, fields in again.notices} == {f"log/{name}" for name in strays}
+    assert {f"log/{name}" for name in strays} < set(disk.names), "not ours to delete"
+
+
 def test_damaged_snapshot_falls_back_to_the_older() -> None:
     disk = SimDisk()
     opened = filled(disk, 10)
@@ -391,6 +411,35 @@ def test_snapshot_ahead_of_the_log_is_passed_over() -> None:
     again.append(message(0, 8, 10))
     disk.kill()
     assert open_disk(disk).store.end_offset == again.store.end_offset
+
+
+def test_snapshot_ahead_of_the_log_never_comes_back() -> None:
+    """The log is moved away; the new one grows past the old snapshots, which must not be taken for its own."""
+    disk = SimDisk()
+    opened = filled(disk, 10)
+    opened.snapshot(b"old")
+    opened.append(message(0, 50, 10))
+    opened.snapshot(b"older log")
+    stale = offsets(opened.files)
+    disk.kill()
+    for name in [name for name in disk.names if name.startswith("log/")]:
+        disk.names.pop(name)
+    again = open_disk(disk)
+    assert again.events.count("snapshot_skipped") == 2
+    assert offsets(again.files) == []
+    assert again.files.list("snapshots") == [f"{offset:020d}.snap.ahead" for offset in sorted(stale)]
+    for number in range(30):
+        again.append(message(1, number, 900))
+    again.snapshot(b"new")
+    assert again.store.end_offset > max(stale)
+    end = again.store.end_offset
+    disk.kill()
+    for state in (b"new", b""):
+        last = open_disk(disk)
+        assert (last.state, last.store.end_offset, last.store.damaged, len(last.frames())) == (state, end, [], 30)
+        assert "snapshot_skipped" not in last.events
+        disk.names.pop(snapshot_name(end), None)  # the second time without a snapshot of its own
+        disk.kill()
 
 
 def test_epochs() -> None:

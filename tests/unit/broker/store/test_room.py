@@ -33,7 +33,7 @@ def test_clients_are_refused_before_the_disk_is_full() -> None:
     assert disk.used <= 0.9 * disk.capacity
     assert opened.store.end_offset > 0.9 * 160_000
     assert opened.store.space.full
-    with pytest.raises(DiskFull, match="writes are refused from 90% on"):
+    with pytest.raises(DiskFull, match=r"is 9\d% full, the 1 MiB counted .* refused from 90% on and begin again when 1 MiB"):
         opened.append(message(0, 1, 10))
     assert RESERVE not in disk.names  # given up for metadata
     opened.append(metadata(b"{}"), client=False)
@@ -41,6 +41,28 @@ def test_clients_are_refused_before_the_disk_is_full() -> None:
     assert not opened.store.space.refresh()
     with pytest.raises(DiskFull):
         opened.append(message(0, 1, 10))
+
+
+def test_the_refusal_says_what_is_missing() -> None:
+    """Not "89 % full, refused from 95 % on": the reserve that was given back counts as used."""
+    mib = 1 << 20
+    disk = SimDisk(capacity=64 * mib)
+    space = DiskSpace(disk.files(), full_ratio=0.75, reserve_bytes=4 * mib)
+    space.refresh()
+    disk.files().open("ballast").append([bytes(45 * mib)])
+    space.refresh()
+    for _ in range(2):
+        with pytest.raises(DiskFull) as refusal:
+            space.check(1)
+        assert str(refusal.value) == (
+            "the disk is 77% full, the 4 MiB counted that are kept for consumers' offsets; "
+            "writes are refused from 75% on and begin again when 2 MiB more are free"
+        )
+        assert RESERVE not in disk.names
+        space.refresh()
+    disk.capacity += 8 * mib  # 6 are free below three quarters
+    space.refresh()
+    space.check(1)
 
 
 def test_metadata_gets_the_room_of_the_reserve_and_more() -> None:

@@ -128,6 +128,30 @@ def test_tags_skip_frames() -> None:
     assert read(0) == ([4], 5)
 
 
+def test_a_filter_never_hides_damage() -> None:
+    """A frame that is damaged goes to whoever asks for a tag, wherever the flipped bit lies: he is told when he opens it."""
+    disk = SimDisk()
+    opened = open_disk(disk)
+    for number, tag in enumerate(["a", "b", "a"]):
+        columns = {Column.TAG_HASHES: array("I", [tag_hash(tag)])}
+        sealed = seal(topic="t", queue_id=0, records=[b"x"], born_ms=0, sequence=number, columns=columns)
+        frame = message(0, 0, 1)
+        frame.sealed, frame.header, frame.crc = sealed, parse_sealed(sealed), int.from_bytes(sealed[-4:], "little")
+        frame.facts = check_columns(sealed, 0, frame.header)
+        opened.append(frame)
+    plan = opened.store.plan(KEY, 0, bytes_max=1 << 20, below=opened.store.end_offset, tag_hashes=frozenset([tag_hash("a")]))
+    whole = opened.store.read(plan, cached_only=False)
+    assert whole is not None
+    first = plan.sizes[0]
+    for bit in range(8 * first):
+        disk.flip(segment_name(0), bit // 8, bit % 8)
+        data = opened.store.read(plan, cached_only=False)
+        assert data is not None
+        assert len(data) == len(whole)
+        assert data[first:] == whole[first:]
+        disk.flip(segment_name(0), bit // 8, bit % 8)
+
+
 def test_look_ups() -> None:
     opened = filled(SimDisk(), 30)
     opened.seal()

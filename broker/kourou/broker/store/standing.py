@@ -1,0 +1,57 @@
+"""The ``standing`` file: what a member of a broker group remembers of its role.
+
+Two slots are written in turn, as in ``confirm``; the valid one with the higher serial holds. A change of role or epoch is
+made durable at once. C is noted now and then and may be old after a crash, which errs towards what is safe: less is
+shown and promised at first.
+
+    slot, at 0 and at 512:   0  u64 serial   8  u64 highest epoch heard of   16  u64 confirm offset   24  u64 promised offset
+                            32  u32 role (0 none, 1 master, 2 slave)   36  u32 crc32 of bytes 0..35        (little-endian)
+"""
+
+from __future__ import annotations
+
+import zlib
+from struct import Struct
+
+from kourou.broker.store.files import Files
+from kourou.core.errors import DiskFull
+
+NAME = "standing"
+_SLOT = Struct("<QQQQI")
+_SIZE = _SLOT.size + 4
+_SLOT_AT = 512
+NONE, MASTER, SLAVE = 0, 1, 2
+
+
+class StandingFile:
+    def __init__(self, files: Files) -> None:
+        self._file = files.open(NAME)
+        slots = [slot for slot in (self._read(0), self._read(1)) if slot is not None]
+        self._serial, self.epoch, self.confirm, self.promised, self.role = max(slots, default=(0, 0, 0, 0, NONE))
+
+    def _read(self, slot: int) -> tuple[int, int, int, int, int] | None:
+        data = self._file.read(slot * _SLOT_AT, _SIZE)
+        if len(data) < _SIZE or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+            return None
+        serial, epoch, confirm, promised, role = _SLOT.unpack(data[:-4])
+        return serial, epoch, confirm, promised, role
+
+    def note(self, *, epoch: int, confirm: int, promised: int, role: int) -> None:
+        """Raises DiskFull only where it matters: a new role or epoch."""
+        if (epoch, confirm, promised, role) == (self.epoch, self.confirm, self.promised, self.role):
+            return
+        durable = (epoch, role) != (self.epoch, self.role)
+        serial = self._serial + 1
+        body = _SLOT.pack(serial, epoch, confirm, promised, role)
+        try:
+            self._file.overwrite((serial & 1) * _SLOT_AT, body + zlib.crc32(body).to_bytes(4, "little"))
+        except DiskFull:
+            if durable:
+                raise
+            return
+        if durable:
+            self._file.sync()
+        self._serial, self.epoch, self.confirm, self.promised, self.role = serial, epoch, confirm, promised, role
+
+    def close(self) -> None:
+        self._file.close()

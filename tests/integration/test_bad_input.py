@@ -8,9 +8,11 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from kourou.broker.services.fetch import WAITING_OF_ONE_MAX
 from kourou.core import errors, frame, limits, wire
 from kourou.core.errors import BadChecksum, BadRequest, FrameInvalid, KourouError, LimitExceeded, UnsupportedVersion
 from kourou.core.wire import Code
@@ -360,3 +362,76 @@ def test_frames_pass_through_unchanged(node: Node) -> None:
         prefix, header = frame.check_frame(data)
         assert prefix.queue_offset == 0
         assert header.record_count == 3
+
+
+def test_one_way_requests_are_carried_out_and_not_answered(node: Node) -> None:
+    with Raw(node.address) as raw:
+        raw.create_topic("silent")
+        header = wire.PRODUCE_REQUEST.pack(5_000, 2, 0)
+        frames = sealed("silent", b"good") + sealed("nowhere-to-be", b"x")
+        raw.send(Code.PRODUCE, header=header, body=frames, flags=wire.Flag.ONE_WAY, opaque=900)
+        raw.send(Code.TOPIC_LIST, flags=wire.Flag.ONE_WAY, opaque=901)
+        raw.send(Code.TOPIC_DESCRIBE, body=b'{"topic":"silent"}', flags=wire.Flag.ONE_WAY, opaque=902)
+        raw.send(Code.PING, opaque=903)
+        assert raw.receive().opaque == 903
+        assert raw.bodies("silent") == [b"good"]
+
+
+def test_a_long_hello_is_refused_when_it_begins(node: Node) -> None:
+    with Raw(node.address, hello=False) as raw:
+        raw.socket.sendall(wire.encode_head(Code.HELLO, 1, body_size=limits.HELLO_BYTES_MAX))
+        assert isinstance(wire.decode_error(raw.receive()), LimitExceeded)
+        assert raw.ends()
+
+
+def test_waiting_reads_of_one_connection_are_bounded(node: Node) -> None:
+    """Beyond the bound they are told so; others' reads wait, and what waited is let go with its connection."""
+    with Raw(node.address) as raw, Raw(node.address) as greedy:
+        raw.create_topic("idle")
+        header = wire.FETCH_REQUEST.pack(0, 0, 100, 30_000, 0, 0)
+        asked = WAITING_OF_ONE_MAX + 200
+        greedy.socket.sendall(b"".join(wire.encode(Code.FETCH, n, header=header, body=b"idle") for n in range(asked)))
+        for _ in range(200):
+            assert isinstance(wire.decode_error(greedy.receive()), errors.TooManyRequests)
+        assert raw.fetch("idle", wait_ms=10) == b""
+        assert raw.produce(sealed("idle", b"wakes them"))[0][0] == 0
+        assert {greedy.receive().flags for _ in range(WAITING_OF_ONE_MAX)} == {wire.Flag.ANSWER}
+
+
+def test_a_queue_named_twice_is_refused(node: Node) -> None:
+    with Raw(node.address) as raw:
+        raw.create_topic("twice", queues=2)
+        for code, value in ((Code.OFFSETS, {}), (Code.RESET, {"group": "g", "to": "latest"})):
+            with pytest.raises(BadRequest, match="twice"):
+                raw.ask_json(code, {"topic": "twice", "queues": [0, 1, 0], **value})
+        assert [queue["queue"] for queue in raw.ask_json(Code.OFFSETS, {"topic": "twice", "queues": [1, 0]})["queues"]] == [
+            1,
+            0,
+        ]
+
+
+def test_questions_about_very_many_queues_hold_nobody_up(tmp_path: Path) -> None:
+    """Hundreds of them, seconds of work each, from somebody who then hangs up: others are served at once, the node stops
+    when it is told to."""
+    count = limits.QUEUES_PER_TOPIC_MAX
+    with Node(tmp_path) as node, Raw(node.address) as raw:
+        raw.create_topic("wide", queues=count)
+        assert raw.produce(sealed("wide", b"x", queue=count - 1))[0][0] == 0
+        for code in (Code.TOPIC_DESCRIBE, Code.OFFSETS):
+            answer = raw.ask(code, body=b'{"topic":"wide"}')
+            queues = wire.decode_json(answer.body, bytes_max=limits.WIRE_BYTES_MAX)["queues"]
+            assert [queue["queue"] for queue in queues] == list(range(count))
+            assert queues[-1]["max"] == 1
+        assert raw.ask(Code.LOOKUP, body=b'{"topic":"wide","time":0}').body[4:].tobytes().startswith(b'{"hits":[{')
+        with Raw(node.address) as greedy:
+            for code, value in ((Code.LOOKUP, b'{"topic":"wide","time":0}'), (Code.OFFSETS, b'{"topic":"wide","time":5}')):
+                greedy.socket.sendall(b"".join(wire.encode(code, n, body=value) for n in range(500)))
+            for _ in range(20):
+                assert raw.ask_json(Code.PING, {}) == {}
+        assert raw.ask_json(Code.PING, {}) == {}
+        with Raw(node.address) as greedy:
+            greedy.socket.sendall(
+                b"".join(wire.encode(Code.LOOKUP, n, body=b'{"topic":"wide","time":0}') for n in range(500))
+            )
+            assert raw.ask_json(Code.PING, {}) == {}
+            assert node.stop() == 0

@@ -38,7 +38,7 @@ def parse(name: str | None) -> Compression:
     if name is None or name == "none":
         return Compression.NONE
     try:
-        kind = Compression[name.upper()]
+        kind = Compression[str(name).upper()]
     except KeyError:
         raise NotSupported(f"compression {name!r} is unknown; there are zlib, lz4 and zstd") from None
     if kind in _MODULES and _module(kind) is None:

@@ -5,11 +5,11 @@
         BadRequest, IllegalName, BodyTooLarge, PropertiesTooLarge, FrameInvalid, UnsupportedVersion, NotSupported,
         TopicTypeMismatch, GroupShapeMismatch, AlreadyExists, Fenced, SequenceExpired, OffsetOutOfRange, LimitExceeded,
         IllegalFilter, InvalidReceiptHandle, IllegalDeliveryTime, InvalidTransaction, IllegalInvisibleTime,
-        SubscriptionConflict, InvalidRecallHandle
+        SubscriptionConflict, InvalidRecallHandle, ReplicaRefused
       NotHere         right request, wrong place: refresh the route and try again
         TopicNotFound, GroupNotFound, QueueNotFound, NotMaster, SubscriptionNotFound, MessageNotFound
       TryLater        right request, wrong moment: back off and try again
-        Busy, DiskFull, TooManyRequests, ShuttingDown, FlushFailed, PredecessorRefused
+        Busy, DiskFull, TooManyRequests, ShuttingDown, FlushFailed, PredecessorRefused, NotEnoughReplicas
       Corrupted       stored or received bytes are damaged: stop and repair, never guess
         BadChecksum, TornFrame, DamagedLog, NewerFormat
       Unreachable     nothing was sent, or nothing answers (raised by the client alone)
@@ -154,6 +154,12 @@ class InvalidRecallHandle(ClientFault):
     code = 121
 
 
+class ReplicaRefused(ClientFault):
+    """The two can't replicate: other cluster, group or history, or an id that is taken."""
+
+    code = 122
+
+
 class NotHere(KourouError):
     code = 200
     retry = True
@@ -172,7 +178,10 @@ class QueueNotFound(NotHere):
 
 
 class NotMaster(NotHere):
+    """``owner`` is the broker to go to, where that is known."""
+
     code = 204
+    owner: str = ""
 
 
 class SubscriptionNotFound(NotHere):
@@ -214,6 +223,12 @@ class PredecessorRefused(TryLater):
     """An earlier frame of the same producer and queue was refused; this one would overtake it."""
 
     code = 306
+
+
+class NotEnoughReplicas(TryLater):
+    """Too few members of the broker group are in sync to promise what `ack = all` promises; nothing was stored."""
+
+    code = 307
 
 
 class Corrupted(KourouError):

@@ -68,6 +68,8 @@ def numbers(
         return None
     if not isinstance(found, list) or len(found) > count_max:
         raise BadRequest(f"field {name!r} must be a list of at most {count_max} whole numbers")
+    if set(map(type, found)) <= {int} and (not found or (low <= min(found) and max(found) <= high)):
+        return found
     for item in found:
         if not isinstance(item, int) or isinstance(item, bool) or not low <= item <= high:
             raise BadRequest(f"field {name!r} holds {str(item)[:40]!r}; whole numbers from {low} to {high} are allowed")

@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 
 from kourou.core.errors import BadRequest, IllegalName
-from kourou.core.limits import CLIENT_ID_CHARACTERS_MAX, GROUP_CHARACTERS_MAX, TOPIC_CHARACTERS_MAX
+from kourou.core.limits import (
+    CLIENT_ID_CHARACTERS_MAX,
+    GROUP_CHARACTERS_MAX,
+    LITE_TOPIC_CHARACTERS_MAX,
+    TOPIC_CHARACTERS_MAX,
+)
 
 _LEGAL = re.compile(r"[%|a-zA-Z0-9_-]+", re.ASCII)
+_LITE = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 SYSTEM_TOPICS = frozenset(
@@ -51,6 +57,15 @@ def check_group(name: object) -> str:
     if group.startswith("CID_RMQ_SYS_"):
         raise IllegalName(f"group name {group!r} is reserved for the system")
     return group
+
+
+def check_lite_topic(name: object) -> str:
+    """The name of a lite topic: 1 to 64 letters, digits, '_' or '-'."""
+    if not isinstance(name, str):
+        raise BadRequest(f"lite topic must be a string, not {type(name).__name__}")
+    if not _LITE.fullmatch(name) or len(name) > LITE_TOPIC_CHARACTERS_MAX:
+        raise IllegalName(f"lite topic {name[:70]!r} must have 1 to {LITE_TOPIC_CHARACTERS_MAX} letters, digits, '_' or '-'")
+    return name
 
 
 def check_broker(name: object) -> str:

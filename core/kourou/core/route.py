@@ -40,6 +40,8 @@ def parse_endpoint(text: object, *, default_port: int | None = None) -> Endpoint
     host, separator, port = text.rpartition(":")
     if text.startswith("[") and text.endswith("]"):
         host, separator, port = text, "", ""
+    elif ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise BadRequest(f"address {text!r} is not host:port; an IPv6 address is written in brackets: [::1]:10911")
     if not separator:
         if default_port is None:
             raise BadRequest(f"address {text!r} has no port; expected host:port")

@@ -61,6 +61,10 @@ class Code(IntEnum):
     OFFSETS = 30  # (J)
     RESET = 31  # (J)
     LOOKUP = 32  # (J) request; the answer's body is a JSON head and frames
+    SCHEDULED = 33  # (J)
+    LITE_QUEUES = 34  # (J)
+    LITE_SUBSCRIBE = 35  # (J)
+    LITE_EVICTED = 36  # (J) one-way from the broker: another member has taken a lite topic over
     ROUTE = 40  # (J)
     ROUTE_CHANGED = 41  # (J) one-way from a nameserver
     CLUSTER = 42  # (J)
@@ -75,12 +79,21 @@ class Code(IntEnum):
     GROUP_UPDATE = 64  # (J)
     GROUP_FILTER = 65  # (J)
     STATUS = 70  # (J)
+    PROMOTE = 71  # (J) a slave becomes the master
+    DIGEST = 72  # (J) the state of a member of a broker group, by hash
+    PLEDGE = 73  # (J) from a master that can't reach etcd: don't campaign for a while
     DEAD_LETTERS = 80  # (J)
     DEAD_LETTERS_REDRIVE = 81  # (J)
     DEAD_LETTERS_PURGE = 82  # (J)
     EXPLAIN = 83  # (J)
     OFFICIAL_CALL = 90  # a call of the official API that reached a nameserver or proxy
     OFFICIAL_COMMAND = 91  # one-way from the broker: a command for a client of the official API
+    REPLICA_HELLO = 100  # (J) from a slave, which dials: opens a replication session
+    REPLICA_READY = 101  # (J)
+    REPLICA_BATCH = 102  # one-way from the master
+    REPLICA_ACK = 103  # one-way to the master
+    REPLICA_PING = 104  # (J) one-way, both
+    REPLICA_FILE = 105  # (J) request; the answer's body is a piece of a file
 
 
 class Flag(IntEnum):
@@ -109,6 +122,8 @@ DELIVER_HEAD: Final = Struct(
 CREDIT_HEAD: Final = Struct(">II")  # subscription, bytes granted
 COMMIT_REQUEST: Final = Struct(">II")  # subscription, entries. Body: entries
 COMMIT_ENTRY: Final = Struct(">IIIQ")  # queue id, generation (epoch, n), next queue offset to read
+REPLICA_BATCH_HEAD: Final = Struct(">QIIQQ")  # session, epoch, crc32 of the body, log offset, confirm offset. Body: frames
+REPLICA_ACK_HEAD: Final = Struct(">QIIQQ")  # session, epoch, zero, appended, flushed
 assert PRODUCE_RESULT.size == 32
 assert DELIVER_HEAD.size == 28
 assert COMMIT_ENTRY.size == 20
@@ -226,8 +241,16 @@ class FrameReader:
     SMALLEST: Final = 16 * 1024
     LARGEST: Final = 1024 * 1024
 
-    def __init__(self, *, bytes_max: int = WIRE_BYTES_MAX) -> None:
+    def __init__(
+        self, *, bytes_max: int = WIRE_BYTES_MAX, first_bytes_max: int | None = None, count_max: int = 1 << 30
+    ) -> None:
+        """``first_bytes_max`` bounds the first message alone: a stranger's greeting is short. At most ``count_max`` messages
+        are cut at a time: a MiB of the shortest takes a tenth of a second. ``received(0)`` cuts on while there are ``more``.
+        """
+        self.more = False  # messages may have arrived that aren't cut off yet
+        self._count_max = count_max
         self._bytes_max = bytes_max
+        self._limit = first_bytes_max or bytes_max  # of the message at _start
         self._buffer: bytearray | None = None
         self._view = memoryview(b"")
         self._start = 0  # of the first message that is not whole
@@ -237,7 +260,7 @@ class FrameReader:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes received of a message that is not whole yet."""
+        """Bytes received of a message that is not whole yet, or not cut off yet."""
         return self._end - self._start
 
     def get_buffer(self) -> memoryview:
@@ -246,7 +269,7 @@ class FrameReader:
         if buffer is None:
             self._allocate(self._size)
         elif self._start + self._needed > len(buffer) or len(buffer) - self._end < 4096:
-            self._allocate(max(self._size, self._needed + 4096))
+            self._allocate(max(self._size, max(self._needed, self._end - self._start) + 4096))
         return self._view[self._end :]
 
     def _allocate(self, size: int) -> None:
@@ -266,14 +289,17 @@ class FrameReader:
         view, at, end = self._view, self._start, self._end
         messages: list[WireMessage] = []
         unpack = _HEAD.unpack_from
+        limit = self._limit
         self._needed = 0
-        while end - at >= HEAD_SIZE:
+        for _ in range(self._count_max):
+            if end - at < HEAD_SIZE:
+                break
             length, kind, code, flags, opaque = unpack(view, at)
             header_size = kind & 0xFFFFFF
             if kind >> 24 != 2:
                 raise UnsupportedVersion(f"header type {kind >> 24} is not served here; native clients send type 2")
-            if length + 4 > self._bytes_max:
-                raise LimitExceeded(f"message has {length + 4} bytes; the limit is {self._bytes_max}")
+            if length + 4 > limit:
+                raise LimitExceeded(f"message has {length + 4} bytes; the limit is {limit}")
             if not 8 <= header_size <= min(length - 4, WIRE_HEADER_BYTES_MAX):
                 raise BadRequest(f"header length {header_size} does not fit a message of {length} bytes")
             after = at + 4 + length
@@ -283,6 +309,9 @@ class FrameReader:
             body_at = at + 8 + header_size
             messages.append(WireMessage(code, flags, opaque, view[at + HEAD_SIZE : body_at], view[body_at:after]))
             at = after
+            limit = self._bytes_max
+        self._limit = limit
+        self.more = len(messages) == self._count_max
         self._start = at
         if count >= self._size - 4096 and self._size < self.LARGEST:
             self._size *= 4

@@ -145,3 +145,30 @@ def test_errors_of_newer_peers_keep_their_kind(body: dict[str, object], kind: ty
     raw = wire.encode(1, 1, flags=Flag.ANSWER | Flag.ERROR, body=wire.encode_json(body))
     (message,) = FrameReader().feed(raw)
     assert type(wire.decode_error(message)) is kind
+
+
+def test_messages_are_cut_a_few_at_a_time() -> None:
+    """What is not cut off yet survives more being received behind it, more than the next buffer is large."""
+    reader = FrameReader(count_max=3)
+    one = wire.encode(2, 1, body=b"x" * 50)
+    got = []
+    rest = one * 2_000
+    while rest:
+        room = reader.get_buffer()
+        count = min(len(room), len(rest))
+        room[:count] = rest[:count]
+        rest = rest[count:]
+        got += reader.received(count)
+        assert len(got) % 3 == 0
+        assert reader.more
+    while reader.more:
+        got += reader.received(0)
+    assert [bytes(message.body) for message in got] == [b"x" * 50] * 2_000
+    assert reader.pending_bytes == 0
+
+
+def test_the_first_message_has_a_bound_of_its_own() -> None:
+    reader = FrameReader(bytes_max=1_000, first_bytes_max=100)
+    assert len(reader.feed(wire.encode(2, 1) + wire.encode(2, 2, body=bytes(900)))) == 2
+    with pytest.raises(LimitExceeded, match="limit is 100"):
+        FrameReader(bytes_max=1_000, first_bytes_max=100).feed(wire.encode(2, 2, body=bytes(900))[:16])

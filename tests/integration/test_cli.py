@@ -25,7 +25,8 @@ from tests.integration.node import ROOT, Node, Process
 
 FREE_PORTS = ("--port", "0", "--grpc-port", "0", "--http-port", "0")
 MESSAGE = {
-    "id", "topic", "broker", "queue", "offset", "store_ms", "born_ms", "keys", "tag", "message_group", "properties", "body",
+    "id", "topic", "broker", "queue", "offset", "store_ms", "born_ms", "keys", "tag", "message_group", "lite_topic",
+    "properties", "body",
 }  # fmt: skip
 
 
@@ -621,10 +622,11 @@ def test_a_cluster_that_does_not_come_up(server: Server, alone: Shell) -> None:
 
 
 def test_the_tour_of_the_readme(tmp_path: Path) -> None:
-    """Each command of the README's tour, as it stands there, in its order."""
-    tour = (ROOT / "README.md").read_text().partition("## A tour")[2].partition("Commands and clients")[0]
+    """Each command of the README's tour, as it stands there, in its order; up to where a cluster's begin."""
+    tour = (ROOT / "README.md").read_text().partition("\n## A tour\n")[2].partition("\n## ")[0]
+    tour = tour.partition("kourou nameserver")[0]
     lines = [line.partition(" #")[0].strip() for line in re.findall(r"^ {4}(kourou .*)$", tour, re.MULTILINE)]
-    assert lines[0] == "kourou standalone --data ./kourou-data &"
+    assert lines[0].removesuffix(" &") == "kourou standalone --data ./kourou-data"
     said: dict[str, str] = {}
     with Node(tmp_path / "kourou-data") as node:
         shell = Shell(node.address, tmp_path)
@@ -633,6 +635,5 @@ def test_the_tour_of_the_readme(tmp_path: Path) -> None:
                 node.stop()
             said[line] = shell.done(*shlex.split(line)[1:]).out
     assert "a message" in said["kourou receive orders --group billing --count 1"]
-    assert "nothing is wrong" in said["kourou log verify ./kourou-data"]
     assert json.loads(said["kourou topic describe orders -o json"])["topic"] == "orders"
-    assert len(said) == 7
+    assert len(said) >= 7

@@ -16,6 +16,7 @@ from kourou.core.errors import (
     IllegalDeliveryTime,
     InvalidRecallHandle,
     InvalidTransaction,
+    TopicNotFound,
     TopicTypeMismatch,
 )
 from tests.integration.node import Node
@@ -78,7 +79,13 @@ async def test_recall(node: Node) -> None:
         await client.create_topic("recalls", type="delay", queues=1)
         producer = client.producer()
         kept, *taken = await producer.send_many("recalls", [Message(b"%d" % i, delay=0.7) for i in range(3)])
+        count, listed = await client.scheduled("recalls", limit=2)
+        assert (count, len(listed)) == (3, 2)
+        assert listed[0]["due_ms"] <= listed[1]["due_ms"]
         assert await producer.recall(taken[0]) == taken[0].id
+        assert (await client.scheduled("recalls"))[0] == 2
+        with pytest.raises(TopicNotFound):
+            await client.scheduled("nowhere")
         assert taken[1].recall_handle is not None
         assert await client.recall("recalls", taken[1].recall_handle) == taken[1].id
         with pytest.raises(InvalidRecallHandle):

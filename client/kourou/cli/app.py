@@ -84,6 +84,7 @@ _lazy(app, "receive", "receive:receive", "Receive messages as a member of a grou
 _message = _branch("message", "Stored messages.", MESSAGES)
 _lazy(_message, "find", "message:find", "Find messages by id, key, time or place.")
 _lazy(_message, "recall", "message:recall", "Take a delayed message back.")
+_lazy(_message, "scheduled", "message:scheduled", "List messages that wait for their time.")
 _lazy(
     app,
     "demo",
@@ -113,6 +114,9 @@ _lazy(_group, "update", "group:update", "Change a group's attempts and delays.")
 _lazy(_group, "set-subscription", "group:set_subscription", "Set what all members of a shared group get.")
 _lazy(_group, "delete", "group:delete", "Delete a group and its offsets.")
 _lazy(app, "status", "status:status", "Show the brokers and how they do.", ADMINISTRATION)
+_admin = _branch("admin", "Members of a broker group: promote, compare.", ADMINISTRATION)
+_lazy(_admin, "promote", "admin:promote", "Make a slave the master of its broker group.", arguments="GROUP --id ID")
+_lazy(_admin, "hash", "admin:hash_", "Show the state of each member, by hash.", arguments="GROUP")
 
 _log = _branch("log", "Look at and repair the data directory of a stopped broker.", DISK)
 _lazy(_log, "inspect", "log:inspect", "Show segments and frames.")

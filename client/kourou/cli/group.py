@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from kourou.cli.asking import Output, Server, ask
 from kourou.cli.failures import USAGE, CommandFailed
 from kourou.cli.output import print_facts, print_json, print_table
-from kourou.cli.values import format_time, parse_start
+from kourou.cli.values import format_time, parse_queue, parse_start
 
 Shape = Literal["stream", "shared"]
 
@@ -89,12 +89,14 @@ def reset(
     to: Annotated[
         str, Parameter(allow_leading_hyphen=True, help="earliest, latest, offset:N, or a time: 2026-01-31T12:00, -15m.")
     ],
+    queue: Annotated[str | None, Parameter(help="Only this queue: its number, or BROKER:NUMBER.")] = None,
     server: Server = None,
     output: Output = "table",
 ) -> None:
     """Set where a group reads a topic from. Members that are reading are moved."""
     start = parse_start(to, now_ms=time.time_ns() // 1_000_000)
-    moved = ask(server, lambda client: client.reset_offsets(name, topic, to=start))
+    broker, number = parse_queue(queue) if queue is not None else (None, None)
+    moved = ask(server, lambda client: client.reset_offsets(name, topic, to=start, queue=number, broker=broker))
     if output == "json":
         print_json(moved)
     else:

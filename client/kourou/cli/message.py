@@ -122,3 +122,27 @@ def recall(
         print_json({"topic": topic, "id": recalled})
     else:
         print(f"recalled message {recalled}")
+
+
+def scheduled(
+    topic: str,
+    /,
+    *,
+    limit: Annotated[int, Parameter(help="At most this many.")] = 100,
+    from_: Annotated[str | None, Parameter(name="--from", help="Due from this time on: 2026-01-31T12:00.")] = None,
+    server: Server = None,
+    output: Output = "table",
+) -> None:
+    """List messages that wait for their time, soonest first; each with what message recall takes."""
+    from_ms = 0 if from_ is None else parse_time(from_, now_ms=time.time_ns() // 1_000_000)
+
+    async def work(client: Client) -> tuple[int, list[dict[str, Any]]]:
+        return await client.scheduled(topic, limit=limit, from_ms=from_ms)
+
+    count, found = ask(server, work)
+    if output == "json":
+        print_json({"count": count, "messages": found})
+        return
+    rows = [(format_time(each["due_ms"]), each["broker"], str(each["queue"]), each["recall_handle"]) for each in found]
+    print_table(("DUE", "BROKER", "QUEUE", "RECALL HANDLE"), rows)
+    print(f"{len(found)} of {count} that wait")

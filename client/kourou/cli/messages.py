@@ -24,6 +24,7 @@ def message_json(message: ReceivedMessage | SharedMessage) -> dict[str, Any]:
         "keys": list(message.keys),
         "tag": message.tag,
         "message_group": message.message_group,
+        "lite_topic": message.lite_topic,
         "properties": message.properties,
         **({"attempt": message.attempt} if hasattr(message, "attempt") else {}),
         **_body(message.body),

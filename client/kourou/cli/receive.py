@@ -14,6 +14,7 @@ from kourou.cli.failures import USAGE, CommandFailed
 from kourou.cli.messages import message_json, message_line
 from kourou.cli.output import note, print_json_line
 from kourou.cli.values import parse_start
+from kourou.core.errors import GroupShapeMismatch
 
 if TYPE_CHECKING:
     from kourou.client import Client, ReceivedMessage, SharedMessage
@@ -41,6 +42,13 @@ def receive(
         bool, Parameter(negative=(), help="As a member of a shared group: each message is acknowledged once it is printed.")
     ] = False,
     sql: Annotated[str | None, Parameter(help="With --shared: only messages for which this condition holds.")] = None,
+    lite_topic: Annotated[
+        tuple[str, ...],
+        Parameter(name="--lite-topic", negative=(), help="With --shared: of a lite topic, what to get; may be repeated."),
+    ] = (),
+    bury: Annotated[
+        str | None, Parameter(help="With --shared: move each message to the dead letters, for this reason, once printed.")
+    ] = None,
     broadcast: Annotated[bool, Parameter(negative=(), help="Receive everything, whatever others receive.")] = False,
     server: Server = None,
     output: Annotated[
@@ -59,6 +67,8 @@ def receive(
         raise CommandFailed("--shared goes with neither --broadcast nor --start", status=USAGE)
     if sql is not None and (not shared or tag):
         raise CommandFailed("--sql goes with --shared, and without --tag", status=USAGE)
+    if not shared and (lite_topic or bury is not None):
+        raise CommandFailed("--lite-topic and --bury go with --shared", status=USAGE)
     begin = parse_start(start, now_ms=time.time_ns() // 1_000_000)
     wanted = "broadcast" if broadcast else "stream"
 
@@ -88,7 +98,7 @@ def receive(
 
         wanted = Sql(sql) if sql is not None else " || ".join(tag) or None
         received = 0
-        async with client.shared_consumer(topic, group=group, filter=wanted) as consumer:
+        async with client.shared_consumer(topic, group=group, filter=wanted, lite=lite_topic or None) as consumer:
             while count is None or received < count:
                 limit = 32 if count is None else min(32, count - received)
                 messages = await consumer.receive(limit, wait_s=POLL_S if timeout is None else timeout)
@@ -98,10 +108,14 @@ def receive(
                     _print(message, output)
                     received += 1
                 sys.stdout.flush()
-                await asyncio.gather(*(message.ack() for message in messages))
+                await asyncio.gather(*(m.ack() if bury is None else m.bury(bury) for m in messages))
         return received
 
-    received = ask(server, work_shared if shared else work)
+    try:
+        received = ask(server, work_shared if shared else work)
+    except GroupShapeMismatch as failure:
+        hint = "leave --shared out" if shared else "add --shared"
+        raise CommandFailed(f"{failure}; {hint}") from None
     if count is not None and received < count:
         raise CommandFailed(f"received {received} of {count} messages; none came for {timeout:g} s")
     if sys.stderr.isatty():

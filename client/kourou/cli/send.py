@@ -31,12 +31,18 @@ def send(
     property: Annotated[
         tuple[str, ...], Parameter(name="--property", negative=(), help="NAME=VALUE; may be repeated.")
     ] = (),
-    message_group: Annotated[str | None, Parameter(help="Messages of one group stay in order; fifo topics need it.")] = None,
+    message_group: Annotated[
+        str | None,
+        Parameter(name=("--message-group", "--group-key"), help="Messages of one group stay in order; fifo topics need it."),
+    ] = None,
     delay: Annotated[
         str | None, Parameter(help="Deliver it after so long: 10s, 5m; delay topics need this or the next.")
     ] = None,
-    deliver_at: Annotated[str | None, Parameter(help="Deliver it at this time: 2026-01-31T12:00.")] = None,
+    deliver_at: Annotated[
+        str | None, Parameter(name=("--deliver-at", "--at"), help="Deliver it at this time: 2026-01-31T12:00.")
+    ] = None,
     priority: Annotated[int | None, Parameter(help="Higher is more urgent; priority topics need it.")] = None,
+    lite_topic: Annotated[str | None, Parameter(help="Which lite topic inside; lite topics need it.")] = None,
     deadline: Annotated[float, Parameter(help="Seconds after which a message that is not stored has failed.")] = 10.0,
     server: Server = None,
     output: Output = "table",
@@ -49,7 +55,7 @@ def send(
     if delay is not None and deliver_at is not None:
         raise CommandFailed("give --delay or --deliver-at, not both", status=USAGE)
     fields: dict[str, Any] = {"key": key, "tag": tag, "properties": dict(map(parse_property, property))}
-    fields |= {"message_group": message_group, "priority": priority}
+    fields |= {"message_group": message_group, "priority": priority, "lite_topic": lite_topic}
     fields["delay"] = parse_length(delay) if delay is not None else None
     if deliver_at is not None:
         fields["deliver_at"] = parse_time(deliver_at, now_ms=time.time_ns() // 1_000_000) / 1000

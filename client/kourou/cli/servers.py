@@ -137,10 +137,52 @@ def standalone(
     return FAILED if FAILED in stopped else 0
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class FailoverFlags:
+    """Of a broker whose group elects its master. None: not given."""
+
+    failover: Annotated[
+        Literal["static", "etcd"] | None,
+        Parameter(help=f"etcd: the group elects its master; static: you name it (default: {DEFAULTS.failover})."),
+    ] = None
+    etcd: Annotated[str | None, Parameter(help="HOST:PORT[,…] of etcd's members (port if none: 2379).")] = None
+    etcd_ca: Annotated[Path | None, Parameter(help="PEM file: who signed etcd's certificate (default: no TLS).")] = None
+    etcd_certificate: Annotated[Path | None, Parameter(help="PEM file of a certificate to show to etcd.")] = None
+    etcd_key: Annotated[Path | None, Parameter(help="PEM file of its key.")] = None
+    etcd_user: Annotated[str | None, Parameter(help="User at etcd (default: none).")] = None
+    etcd_password_file: Annotated[Path | None, Parameter(help="File with the password.")] = None
+    etcd_leader_change_s: Annotated[
+        float | None, _number("etcd_leader_change_s", "How long etcd is away when its leader dies.")
+    ] = None
+    lease_s: Annotated[float | None, _number("lease_s", "A master not heard of for so long is replaced.")] = None
+    renew_s: Annotated[float | None, _number("renew_s", "Between renewals of the lease.")] = None
+    takeover_on_refusal: Annotated[
+        bool | None, Parameter(help="Replace a master at once whose host refuses connections (default: on).")
+    ] = None
+    unclean_election: Annotated[
+        bool | None, Parameter(help="After ten leases any member may lead, whatever it lacks (default: off).")
+    ] = None
+    failover_init: Annotated[
+        bool | None, Parameter(help="Create the group in etcd although this broker has data; once.")
+    ] = None
+
+
 def broker(
     *,
     node: NodeFlags | None = None,
-    broker_id: Annotated[int | None, Parameter(help="0 is the master of its group (default: 0).")] = None,
+    election: FailoverFlags | None = None,
+    broker_id: Annotated[int | None, Parameter(help="0 is the master of its group, others are slaves (default: 0).")] = None,
+    master: Annotated[
+        str | None, Parameter(help="HOST:PORT of a slave's master (default: auto: the nameservers know).")
+    ] = None,
+    ack: Annotated[
+        Literal["local", "all"] | None,
+        Parameter(help=f"all: every slave in sync has a message before it is acknowledged (default: {DEFAULTS.ack})."),
+    ] = None,
+    min_isr: Annotated[int | None, _number("min_isr", "Members in sync, at least, for --ack all.")] = None,
+    lag_max_s: Annotated[float | None, _number("lag_max_s", "A slave that is late for so long is not in sync.")] = None,
+    learner: Annotated[bool | None, Parameter(help="Follow without ever counting as in sync.")] = None,
     nameserver: Annotated[
         str | None, Parameter(help="HOST:PORT[,…]: gRPC addresses of all nameservers (port if none: 9877).")
     ] = None,
@@ -148,7 +190,10 @@ def broker(
     print_config: PrintConfig = False,
 ) -> int:
     """Run a broker that registers with nameservers. Stops cleanly on SIGTERM or Ctrl-C."""
-    flags = {**_given(node), "broker_id": broker_id, "nameservers": nameserver}
+    flags = {**_given(node), "broker_id": broker_id, "nameservers": nameserver, "master": master, "ack": ack}
+    flags |= {"min_isr": min_isr, "lag_max_s": lag_max_s, "learner": learner}
+    if election is not None:
+        flags |= {field.name: getattr(election, field.name) for field in fields(election)}
     options, settings = load(
         BrokerOptions, flags=flags, config=config, environment=os.environ, defaults={"auto_create": False}
     )

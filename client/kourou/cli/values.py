@@ -79,6 +79,14 @@ def parse_property(text: str) -> tuple[str, str]:
     return name, value
 
 
+def parse_queue(text: str) -> tuple[str | None, int]:
+    """``3`` or ``broker:3``: (broker, number)."""
+    broker, _, number = text.rpartition(":")
+    if not (number.isascii() and number.isdigit()):
+        raise BadValue(f"{text!r} is not a queue; expected its number, or BROKER:NUMBER")
+    return broker or None, int(number)
+
+
 def format_time(ms: int | None) -> str:
     """Local time to the millisecond; nothing for no time."""
     if ms is None:

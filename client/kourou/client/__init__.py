@@ -2,6 +2,7 @@
 
 from kourou.client.client import Client
 from kourou.client.consumer import Batch, Consumer
+from kourou.client.damage import Damage, DamagedMessages
 from kourou.client.delivered import ReceivedMessage
 from kourou.client.message import Message, Receipt
 from kourou.client.producer import Producer
@@ -28,6 +29,8 @@ __all__ = [
     "ClientFault",
     "Consumer",
     "Corrupted",
+    "Damage",
+    "DamagedMessages",
     "DeadlineExceeded",
     "HalfMessage",
     "KourouError",

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any
 
+from kourou.client.arguments import check_queues
 from kourou.client.cluster import Cluster
 from kourou.client.consumer import Start
-from kourou.client.delivered import DeliveredFrame, ReceivedMessage, read_frames
+from kourou.client.damage import Damage
+from kourou.client.delivered import DeliveredFrame, ReceivedMessage
+from kourou.client.reading import Gap, read_delivery
 from kourou.client.recalls import recall
 from kourou.core import frame, wire
-from kourou.core.errors import GroupNotFound, MessageNotFound, NotConnected, OutcomeUnknown, TopicNotFound
+from kourou.core.errors import (
+    Corrupted,
+    FrameInvalid,
+    GroupNotFound,
+    MessageNotFound,
+    NotConnected,
+    OutcomeUnknown,
+    QueueNotFound,
+    TopicNotFound,
+)
 from kourou.core.names import check_group, check_topic
 from kourou.core.wire import Code
 
 _SIZE = Struct(">I")
+log = logging.getLogger("kourou.client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +42,15 @@ class Fetched:
     next_offset: int
     min_offset: int
     max_offset: int
+    damaged: list[Damage] = field(default_factory=list)  # what can't be read of it
 
 
 class Admin:
     """Mixed into ``Client``; every call goes to the brokers that it concerns."""
 
-    _cluster: Cluster
+    @property
+    def _cluster(self) -> Cluster:
+        raise NotImplementedError
 
     async def _each(self, code: int, value: object) -> dict[str, dict[str, Any]]:
         """The answers of all brokers, by name. Raises what any of them answers."""
@@ -46,7 +63,7 @@ class Admin:
 
     async def create_topic(self, name: str, *, type: str = "normal", queues: int = 8) -> bool:
         """Define a topic; ``queues`` in all, spread over the broker groups. False if it was there already, the same."""
-        created = await self._cluster.define_topic(check_topic(name), type, queues)
+        created = await self._cluster.define_topic(check_topic(name), type, check_queues(queues))
         await self._cluster.await_route(name)
         return created
 
@@ -132,15 +149,23 @@ class Admin:
             raise GroupNotFound(f"group {name!r} does not exist")
         return {**found, "members": list(members.values()), "queues": queues, "lag": sum(q["lag"] for q in queues)}
 
-    async def reset_offsets(self, group: str, topic: str, *, to: Start) -> list[dict[str, Any]]:
-        """Have a group read a topic from ``to`` on; members that are reading are moved. What was and is, by queue."""
+    async def reset_offsets(
+        self, group: str, topic: str, *, to: Start, queue: int | None = None, broker: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Have a group read a topic, or one queue of it, from ``to`` on; members that are reading are moved. What was
+        and is, by queue. ``broker``: only the queues there."""
         route = await self._known_route(topic)
         moved: list[dict[str, Any]] = []
-        value = {"group": check_group(group), "topic": topic, "to": to}
-        for place in route.brokers:
-            if place.queues:
-                answer = await self._cluster.ask_broker(place.broker, Code.RESET, value)
-                moved += [{"broker": place.broker, **queue} for queue in answer["queues"]]
+        value: dict[str, Any] = {"group": check_group(group), "topic": topic, "to": to}
+        if queue is not None:
+            value["queues"] = [queue]
+        places = [place for place in route.brokers if place.queues and broker in (None, place.broker)]
+        places = [place for place in places if queue is None or queue < place.queues]
+        if not places:
+            raise QueueNotFound(f"topic {topic} has no such queue")
+        for place in places:
+            answer = await self._cluster.ask_broker(place.broker, Code.RESET, value)
+            moved += [{"broker": place.broker, **each} for each in answer["queues"]]
         return moved
 
     async def offsets(
@@ -179,7 +204,7 @@ class Admin:
         route = await self._known_route(topic)
         value: dict[str, Any] = {"topic": topic, "limit": limit}
         value |= {"id": id, "key": key, "time": time_ms, "queue": queue, "offset": offset}
-        value = {name: field for name, field in value.items() if field is not None}
+        value = {name: given for name, given in value.items() if given is not None}
         found: list[ReceivedMessage] = []
         for place in route.brokers:
             if not place.queues or broker not in (None, place.broker):
@@ -205,9 +230,16 @@ class Admin:
         frames: dict[int, DeliveredFrame] = {}
         data = message.body[4 + size :]
         for at, prefix in frame.iterate_frames(data):
-            frames[at] = DeliveredFrame(data, at, prefix, start=0, tags=None)
-            frames[at].verify()
-        return [ReceivedMessage(frames[hit["at"]], hit["record"], broker, frames[hit["at"]].header.queue_id) for hit in hits]
+            try:
+                delivered = DeliveredFrame(data, at, prefix, start=0)
+                delivered.verify()
+                delivered.decode()
+            except (Corrupted, FrameInvalid) as failure:
+                log.warning("left out: the frame at log offset %d of broker %s: %s", prefix.log_offset, broker, failure)
+                continue
+            frames[at] = delivered
+        found = [(frames[hit["at"]], hit["record"]) for hit in hits if hit["at"] in frames]
+        return [ReceivedMessage(delivered, record, broker, delivered.header.queue_id) for delivered, record in found]
 
     async def fetch(
         self,
@@ -230,9 +262,14 @@ class Admin:
             timeout_s=self._cluster.timeout_s + wait_ms / 1000,
         )
         next_offset, low, high = wire.FETCH_ANSWER.unpack(message.header)
-        frames = read_frames(message.body, start=offset)
-        messages = [ReceivedMessage(delivered, number, name, queue) for delivered in frames for number in delivered.chosen]
-        return Fetched(messages, next_offset, low, high)
+        fetched = Fetched([], next_offset, low, high)
+        for piece in read_delivery(message.body, start=offset, next_offset=next_offset):
+            if isinstance(piece, Gap):
+                place = piece.offset, piece.next_offset, piece.log_offset
+                fetched.damaged.append(Damage(topic, name, queue, *place, piece.stored_so, piece.reason))
+            else:
+                fetched.messages.extend(ReceivedMessage(piece, number, name, queue) for number in piece.chosen)
+        return fetched
 
     # ---- the cluster
 

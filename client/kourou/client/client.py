@@ -9,8 +9,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from kourou.client.admin import Admin
+from kourou.client.arguments import check_positive, check_tags
 from kourou.client.cluster import Cluster
 from kourou.client.consumer import Consumer, ConsumerOptions, Start
+from kourou.client.damage import OnDamaged
 from kourou.client.operations import Operations
 from kourou.client.producer import Producer
 from kourou.client.shared.consumer import SharedConsumer
@@ -29,7 +31,12 @@ H = TypeVar("H", bound=Handler)
 def parse_servers(server: str | None) -> tuple[Endpoint, ...]:
     """``host:port[,…]``; without one KOUROU_SERVER, else the standalone node's default address."""
     text = server or os.environ.get("KOUROU_SERVER") or SERVER_DEFAULT
-    return tuple(parse_endpoint(part, default_port=10911) for part in text.split(",") if part.strip())
+    if not isinstance(text, str):
+        raise BadRequest(f"server must be text such as {SERVER_DEFAULT!r}, not {type(text).__name__}")
+    servers = tuple(parse_endpoint(part, default_port=10911) for part in text.split(",") if part.strip())
+    if not servers:
+        raise BadRequest(f"{text!r} names no server; expected host:port, or several with commas between them")
+    return servers
 
 
 class Client(Admin, Operations):
@@ -44,10 +51,9 @@ class Client(Admin, Operations):
         """``server``: address of one or more nameservers (default: KOUROU_SERVER, then 127.0.0.1:10911). ``timeout_s``
         bounds each administrative call."""
         self.servers = parse_servers(server)
-        if timeout_s <= 0:
-            raise BadRequest("timeout_s must be above 0")
         self._client_id = check_client_id(client_id) if client_id is not None else None
-        self._timeout_s = timeout_s
+        self._timeout_s = check_positive("timeout_s", timeout_s)
+        self._opened: Cluster | None = None  # also once it is closed
         self._made: list[Producer | Consumer | SharedConsumer] = []
         self._handlers: list[Registered] = []
         self._running: list[SharedConsumer] = []
@@ -56,30 +62,37 @@ class Client(Admin, Operations):
     @property
     def id(self) -> str:
         """The client id: broadcast offsets are kept under it."""
-        return self._cluster.client_id
+        if self._opened is None:
+            return self._need().client_id
+        return self._opened.client_id
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._need()
 
     async def open(self) -> Self:
         if not self._is_open:
-            self._cluster = Cluster(self.servers, client_id=self._client_id, timeout_s=self._timeout_s)
+            cluster = Cluster(self.servers, client_id=self._client_id, timeout_s=self._timeout_s)
             try:
-                await self._cluster.open()
+                await cluster.open()
             except BaseException:
-                await self._cluster.close()
+                await cluster.close()
                 raise
-            self._checks = TransactionChecks(self._cluster)
+            self._opened = cluster
+            self._checks = TransactionChecks(cluster)
             self._is_open = True
         return self
 
     async def close(self) -> None:
         """Close what was made from it, then the connections."""
-        if not self._is_open:
+        if not self._is_open or self._opened is None:
             return
         self._is_open = False
         made, self._made = self._made, []
         try:
             ended = await asyncio.gather(*(each.close() for each in made), return_exceptions=True)
         finally:
-            await self._cluster.close()
+            await self._opened.close()
         for failure in ended:
             if isinstance(failure, BaseException):
                 raise failure
@@ -136,23 +149,26 @@ class Client(Admin, Operations):
         mode: str = "stream",
         prefetch_bytes: int = 8 * KIB * KIB,
         verify: bool = True,
+        on_damaged: OnDamaged | None = None,
     ) -> Consumer:
         """A consumer of one topic; use it in ``async with``.
 
         ``start`` counts where the group has committed nothing yet: "earliest", "latest", {"time": ms} or {"offset": n}.
-        ``tags``: only messages with one of these. ``mode``: "stream" shares the queues among the group's consumers,
-        "broadcast" gives each client everything. ``prefetch_bytes`` are delivered ahead. ``verify``: check checksums.
+        ``tags``: only messages with one of these, a list or "a || b". ``mode``: "stream" shares the queues among the
+        group's consumers, "broadcast" gives each client everything. ``prefetch_bytes`` are delivered ahead.
+        ``verify``: check checksums. ``on_damaged``: called with a Damage for messages that can't be read, which are then
+        left out; without it, those that a producer stored so are left out with a warning, and those that were changed
+        since raise DamagedMessages. It must not wait.
         """
-        if isinstance(tags, str):
-            tags = (tags,)
         options = ConsumerOptions(
             group=group,
             start=start,
-            tags=frozenset(tags) if tags is not None else None,
+            tags=check_tags(tags),
             auto_commit=auto_commit,
             mode=mode,
             credit=prefetch_bytes,
             verify=verify,
+            on_damaged=on_damaged,
         )
         consumer = Consumer(self._need(), topic, options)
         self._made.append(consumer)
@@ -170,6 +186,7 @@ class Client(Admin, Operations):
         auto_ack: bool = True,
         renew_max_s: float = 3_600.0,
         prefetch_bytes: int = 4 * KIB * KIB,
+        lite: Iterable[str] | None = None,
     ) -> SharedConsumer:
         """A member of a shared group: any member gets any message. Use it in ``async with``.
 
@@ -177,17 +194,19 @@ class Client(Admin, Operations):
         ``invisible_s``: after which a message that is not settled is delivered again; while a loop or handler works on it
         that is renewed, for ``renew_max_s`` at most. ``prefetch`` messages are held ahead (default: 32, or as many as are
         worked on). ``concurrency``: how many messages ``run`` works on at a time. ``auto_ack``: a message is acknowledged
-        when the loop's body has ended for it.
+        when the loop's body has ended for it. ``lite``: of a topic of type lite, the lite topics to begin with; see
+        ``subscribe``. A client has one such consumer for each topic and group.
         """
         options = SharedOptions(
             group=group,
             filter=filter,
             invisible_s=invisible_s,
-            prefetch=max(32, concurrency) if prefetch is None else prefetch,
+            prefetch=prefetch,
             concurrency=concurrency,
             auto_ack=auto_ack,
             renew_max_s=renew_max_s,
             prefetch_bytes=prefetch_bytes,
+            lite=lite,
         )
         consumer = SharedConsumer(self._need(), topic, options)
         self._made.append(consumer)
@@ -205,6 +224,7 @@ class Client(Admin, Operations):
         invisible_s: float = 30.0,
         prefetch: int | None = None,
         renew_max_s: float = 3_600.0,
+        lite: Iterable[str] | None = None,
     ) -> Callable[[H], H]:
         """Have the function below it work on a topic's messages, as a member of a shared group, while ``run`` runs.
 
@@ -214,7 +234,7 @@ class Client(Admin, Operations):
         When it returns the message is acknowledged; when it raises the message is delivered again later.
         """
         options: dict[str, Any] = {"group": group, "concurrency": concurrency, "filter": filter}
-        options |= {"invisible_s": invisible_s, "prefetch": prefetch, "renew_max_s": renew_max_s}
+        options |= {"invisible_s": invisible_s, "prefetch": prefetch, "renew_max_s": renew_max_s, "lite": lite}
 
         def register(handler: H) -> H:
             self._handlers.append(Registered(topic, handler, options))
@@ -259,6 +279,9 @@ class Client(Admin, Operations):
             consumer.stop()
 
     def _need(self) -> Cluster:
-        if not self._is_open:
+        if not self._is_open or self._opened is None:
+            if self._opened is not None:
+                raise NotConnected("the client is closed")
             raise NotConnected("the client is not open; use it in 'async with', or await open() first")
-        return self._cluster
+        self._opened.check_loop()
+        return self._opened

@@ -21,6 +21,7 @@ from kourou.core.backoff import Backoff
 from kourou.core.compression import available
 from kourou.core.errors import (
     AlreadyExists,
+    BadRequest,
     DeadlineExceeded,
     KourouError,
     NotConnected,
@@ -55,12 +56,15 @@ class Cluster:
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.closed = False
+        self.lite_members: set[tuple[str, str]] = set()  # (topic, group) of consumers: brokers know one a client
+        self.closed = self._forked = False
         fork.watch(self)
 
     def forked(self) -> None:
         """Connections, tasks and what waits for them stay with the parent; here all begins anew at the next use."""
         fork.bury(self._nameserver, self._brokers, self._dialling, self._asking, self._tasks, self._keeper, self._changed)
+        self._forked = True
+        self.lite_members.clear()
         self._nameserver = self._keeper = None
         self._table = RouteTable()
         self._dialling, self._brokers, self._asking, self._tasks, self._replaced = {}, {}, {}, set(), []
@@ -279,7 +283,7 @@ class Cluster:
 
     async def _dial(self, name: str, make: Callable[[], Any]) -> Connection:
         """One attempt at a time for each name; whoever comes meanwhile shares it."""
-        self._loop = asyncio.get_running_loop()  # another one after a fork
+        self.check_loop()
         task = self._dialling.get(name)
         if task is None:
             task = self._dialling[name] = asyncio.get_running_loop().create_task(make())
@@ -290,6 +294,18 @@ class Cluster:
         self._dialling.pop(name, None)
         if not task.cancelled():
             task.exception()  # whoever waits has it; nobody may be left
+
+    def check_loop(self) -> None:
+        """Connections live on the loop in which the client was opened; in a forked child on the first one that uses it."""
+        running = asyncio._get_running_loop()
+        if running is None or running is self._loop:
+            return
+        if not self._forked:
+            raise BadRequest(
+                "the client belongs to the event loop in which it was opened; open one in each loop, "
+                "or use kourou.client.blocking from several threads"
+            )
+        self._loop, self._forked = running, False
 
     def deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.timeout_s

@@ -19,13 +19,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from kourou.client import fork
+from kourou.client.arguments import check_number
 from kourou.client.batches import Batch
 from kourou.client.cluster import Cluster
+from kourou.client.damage import DamageReport
 from kourou.client.delivered import ReceivedMessage
 from kourou.client.options import ConsumerOptions, Start
 from kourou.client.subscription import Position, Subscription
-from kourou.core.errors import BadRequest, KourouError, NotConnected, QueueNotFound
+from kourou.core.errors import BadRequest, KourouError, NotConnected, QueueNotFound, TopicTypeMismatch
 from kourou.core.names import check_topic
+from kourou.core.route import TopicType
 
 COMMIT_EVERY_S = 1.0
 
@@ -49,6 +52,7 @@ class Consumer:
         self._message: ReceivedMessage | None = None  # the message that the loop's body works on
         self._opened = False
         self.closed = False
+        self.damage = DamageReport(options.group, options.on_damaged)
         fork.watch(self)
 
     async def __aenter__(self) -> Self:
@@ -68,6 +72,9 @@ class Consumer:
             return
         self._opened = True
         route = await self._cluster.route(self.topic)
+        if route.type is TopicType.LITE:
+            self._opened = False
+            raise TopicTypeMismatch(f"topic {self.topic} has type lite: read it with shared_consumer(…, lite=[…])")
         self._cluster.on_change(self._route_changed)
         failures: list[KourouError] = []
         try:
@@ -144,6 +151,7 @@ class Consumer:
     async def take(self) -> Batch | None:
         """The next batch that is not empty, to be worked on until ``left`` is called: a queue that is asked back
         meanwhile is let go of then. None when the consumer has been closed."""
+        self._check_opened()
         while True:
             while not self._inbox:
                 if self._failure is not None:
@@ -153,12 +161,27 @@ class Consumer:
                     return None
                 self._arrived.clear()
                 await self._arrived.wait()
-            batch = self._inbox.popleft()
-            self._credit(batch)
-            if self.options.tags is None or len(batch):
+            batch = self._inbox[0]
+            rest = batch.decode()  # where that raises it stays there, until its queue is moved elsewhere
+            self._inbox.popleft()
+            if rest is not None:
+                self._inbox.appendleft(rest)
+            else:
+                self._credit(batch)
+            if batch.frames() and (self.options.tags is None or len(batch)):
                 self._batch = batch
                 return batch
             batch.done()
+
+    def _check_opened(self) -> None:
+        if not self._opened:
+            raise NotConnected("the consumer is not open; use it in 'async with', or await open() first")
+        self._cluster.check_loop()
+
+    def _check_open(self) -> None:
+        self._check_opened()
+        if self.closed:
+            raise self._failure or NotConnected("the consumer is closed")
 
     def _credit(self, batch: Batch) -> None:
         if not batch.credited:
@@ -209,6 +232,8 @@ class Consumer:
 
     async def receive(self, *, timeout_s: float | None = None) -> Batch | None:
         """The next batch, or None when none has come within the time. The caller marks it ``done()``."""
+        if timeout_s is not None:
+            check_number("timeout_s", timeout_s, least=0)
         self.resume_reading()
         try:
             async with asyncio.timeout(timeout_s):
@@ -250,6 +275,11 @@ class Consumer:
     # ---- control
 
     @property
+    def damaged_count(self) -> int:
+        """Messages that could not be read and were left out so far."""
+        return self.damage.count
+
+    @property
     def assignment(self) -> list[tuple[str, int]]:
         """(broker, queue id) of the queues that this consumer has now."""
         return sorted((s.broker, queue) for s in self._subscriptions.values() for queue in s.positions)
@@ -260,12 +290,15 @@ class Consumer:
         Of one that was handed out before the queue was revoked, or its offset was set anew, nothing is marked: it will be
         handed out again.
         """
+        if not isinstance(message, ReceivedMessage):
+            raise BadRequest(f"done takes a message that was received, not {type(message).__name__}")
         position = message.position or self._position(message.broker, message.queue)
         if position is not None:
             position.finished(message.offset + 1)
 
     async def commit(self) -> None:
         """Commit, now, what is finished and what the loop has handed out. Raises what the brokers answer."""
+        self._check_open()
         batch, message = self._batch, self._message
         if batch is not None:
             batch.position.handed = batch.next_offset if message is None else message.offset + 1
@@ -282,6 +315,7 @@ class Consumer:
 
     async def seek(self, queue: int, to: Start | int, *, broker: str | None = None) -> None:
         """Go on reading a queue from somewhere else. ``broker`` is needed where several have a queue of that number."""
+        self._check_open()
         position = self._position(broker, queue)
         if position is None:
             raise QueueNotFound(f"queue {queue} is not assigned to this consumer")
@@ -295,6 +329,7 @@ class Consumer:
         await self._flow(queue, broker, False)
 
     async def _flow(self, queue: int | None, broker: str | None, paused: bool) -> None:
+        self._check_open()
         for subscription in list(self._subscriptions.values()):
             if broker in (None, subscription.broker):
                 await subscription.pause(None if queue is None else [queue], paused)

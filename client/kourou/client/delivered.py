@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 from kourou.client.fields import MessageFields
 from kourou.core import frame
 from kourou.core.compression import inflate
-from kourou.core.errors import BadChecksum
 from kourou.core.frame import PREFIX_SIZE, Column, Prefix, SealedHeader
 from kourou.core.ids import format_id
-from kourou.core.records import Field, iterate_fields
+from kourou.core.records import Field, readable_fields, readable_text
 
 if TYPE_CHECKING:
     from kourou.client.subscription import Position
@@ -36,7 +35,7 @@ class DeliveredFrame:
 
     __slots__ = ("_bounds", "_columns", "_data", "_records", "_sealed_at", "chosen", "header", "prefix")
 
-    def __init__(self, data: memoryview, at: int, prefix: Prefix, *, start: int, tags: frozenset[str] | None) -> None:
+    def __init__(self, data: memoryview, at: int, prefix: Prefix, *, start: int) -> None:
         self._data = data
         self._sealed_at = at + PREFIX_SIZE
         self.prefix = prefix
@@ -46,16 +45,28 @@ class DeliveredFrame:
         self._columns: dict[Column, object] = {}
         first = max(0, start - prefix.queue_offset)
         self.chosen: range | list[int] = range(first, self.header.record_count)
-        if tags is not None:
-            self.chosen = self._with_tags(tags)
+
+    @property
+    def end(self) -> int:
+        """Queue offset behind the last record."""
+        return self.prefix.queue_offset + self.header.record_count
 
     def verify(self) -> None:
         """Both checksums. Raises BadChecksum."""
         at = self._sealed_at - PREFIX_SIZE
-        try:
-            frame.check_frame(self._data[at : at + self.prefix.size])
-        except BadChecksum as failure:
-            raise BadChecksum(f"the frame at log offset {self.prefix.log_offset} is damaged: {failure}") from None
+        frame.check_frame(self._data[at : at + self.prefix.size])
+
+    def decode(self, tags: frozenset[str] | None = None) -> None:
+        """Take the records apart, keeping those that have the tags. Raises what is wrong with them: FrameInvalid or
+        BadChecksum, or NotSupported where a codec is missing here."""
+        if tags is not None:
+            self.chosen = self._with_tags(tags)
+        if not self.chosen:
+            return
+        if self.header.compression:
+            self.records()
+        if self.header.columns & Column.LENGTHS:
+            self.bounds()
 
     def _column(self, which: Column) -> object:
         if which not in self._columns:
@@ -109,9 +120,9 @@ class DeliveredFrame:
         return bytes(self.records()[start : start + size]) if size else b""
 
     def tag(self, number: int) -> str | None:
-        for field, value in iterate_fields(self.properties(number)):
+        for field, value in readable_fields(self.properties(number)):
             if field == Field.TAG:
-                return value.decode()
+                return readable_text(value)
         return None
 
     def born_ms(self, number: int) -> int:
@@ -179,21 +190,6 @@ class ReceivedMessage(MessageFields):
 
     def _block(self) -> bytes:
         return self._frame.properties(self._number)
-
-
-def read_frames(
-    data: memoryview, *, start: int, tags: frozenset[str] | None = None, verify: bool = True
-) -> list[DeliveredFrame]:
-    """The frames of a fetch or delivery, from queue offset ``start`` on, exactly those records that have the tags."""
-    found: list[DeliveredFrame] = []
-    for at, prefix in frame.iterate_frames(data):
-        delivered = DeliveredFrame(data, at, prefix, start=start, tags=None)
-        if verify:
-            delivered.verify()
-        if tags is not None:
-            delivered.chosen = delivered._with_tags(tags)
-        found.append(delivered)
-    return found
 
 
 def messages_of(frames: list[DeliveredFrame], position: Position) -> Iterator[ReceivedMessage]:

@@ -1,13 +1,20 @@
-"""What the property block of a message says: tag, keys, properties and the rest. Decoded when it is looked at."""
+"""What the property block of a message says: tag, keys, properties and the rest. Decoded when it is looked at.
+
+Brokers don't look into the blocks of native producers: what is garbage in one is left out, with a warning, and the rest of
+the message is there all the same.
+"""
 
 from __future__ import annotations
 
+import logging
 from struct import Struct
 
-from kourou.core.records import Field, decode_property, iterate_fields
+from kourou.core.errors import FrameInvalid
+from kourou.core.records import Field, iterate_fields, readable_fields, readable_property, readable_text
 
 _I32 = Struct("<i")
 _I64 = Struct("<q")
+log = logging.getLogger("kourou.client")
 
 
 class MessageFields:
@@ -22,7 +29,12 @@ class MessageFields:
 
     def _decoded(self) -> list[tuple[int, bytes]]:
         if self._fields is None:
-            self._fields = list(iterate_fields(self._block()))
+            block = self._block()
+            try:
+                self._fields = list(iterate_fields(block))
+            except FrameInvalid as failure:
+                self._fields = list(readable_fields(block))
+                log.warning("%r has properties that can't be read: %s", self, failure)
         return self._fields
 
     def _raw(self, wanted: Field) -> bytes | None:
@@ -33,7 +45,7 @@ class MessageFields:
 
     def _first(self, wanted: Field) -> str | None:
         value = self._raw(wanted)
-        return value.decode() if value is not None else None
+        return readable_text(value) if value is not None else None
 
     @property
     def tag(self) -> str | None:
@@ -41,7 +53,7 @@ class MessageFields:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(value.decode() for field, value in self._decoded() if field == Field.KEY)
+        return tuple(readable_text(value) for field, value in self._decoded() if field == Field.KEY)
 
     @property
     def key(self) -> str | None:
@@ -53,16 +65,20 @@ class MessageFields:
         return self._first(Field.MESSAGE_GROUP)
 
     @property
+    def lite_topic(self) -> str | None:
+        return self._first(Field.LITE_TOPIC)
+
+    @property
     def properties(self) -> dict[str, str]:
-        return dict(decode_property(value) for field, value in self._decoded() if field == Field.PROPERTY)
+        return dict(readable_property(value) for field, value in self._decoded() if field == Field.PROPERTY)
 
     @property
     def priority(self) -> int | None:
         value = self._raw(Field.PRIORITY)
-        return _I32.unpack(value)[0] if value is not None else None
+        return _I32.unpack(value)[0] if value is not None and len(value) == _I32.size else None
 
     @property
     def deliver_at_ms(self) -> int | None:
         """When a delayed message was to be delivered, ms since 1970 UTC."""
         value = self._raw(Field.DELIVERY_MS)
-        return _I64.unpack(value)[0] if value is not None else None
+        return _I64.unpack(value)[0] if value is not None and len(value) == _I64.size else None

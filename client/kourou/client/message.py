@@ -16,12 +16,12 @@ from kourou.core.limits import (
     PROPERTIES_BYTES_MAX,
     PROPERTIES_COUNT_MAX,
 )
-from kourou.core.names import has_control_characters
+from kourou.core.names import check_lite_topic, has_control_characters
 from kourou.core.records import Field, encode_field, encode_property
 
 _TAG, _KEY = int(Field.TAG), int(Field.KEY)
 _I32, _I64 = Struct("<i"), Struct("<q")
-_DELAY, _TRANSACTION, _PRIORITY = b"\x03", b"\x04", b"\x06"  # MessageType of apache.rocketmq.v2
+_DELAY, _TRANSACTION, _LITE, _PRIORITY = b"\x03", b"\x04", b"\x05", b"\x06"  # MessageType of apache.rocketmq.v2
 TIME_MS_MAX = 253_402_300_799_000  # the end of the year 9999
 PRIORITY_MAX = 0x7FFFFFFF
 
@@ -39,6 +39,7 @@ class Message:
     delay: timedelta | float | None = None  # topics of type delay: how long to wait, from the moment it is sent; seconds
     deliver_at: datetime | float | None = None  # or when; seconds since 1970 UTC
     priority: int | None = None  # topics of type priority: higher is more urgent
+    lite_topic: str | None = None  # topics of type lite: which of the small ordered topics inside
 
     @property
     def all_keys(self) -> tuple[str, ...]:
@@ -65,7 +66,7 @@ def check_body(body: object) -> bytes:
     elif isinstance(body, bytearray | memoryview):
         checked = bytes(body)
     elif isinstance(body, str):
-        checked = body.encode()
+        checked = _encode("the body", body)
     else:
         raise BadRequest(f"a message body must be bytes or str, not {type(body).__name__}")
     if len(checked) > BODY_BYTES_MAX:
@@ -124,6 +125,8 @@ def encode_properties(message: Message, due_ms: int | None = None) -> bytes:
             raise PropertiesTooLarge(f"the message has {len(message.all_keys)} keys; the limit is {KEYS_COUNT_MAX}")
         parts.extend(encode_field(_KEY, _check_text("key", key)) for key in message.keys)
     if message.properties:
+        if type(message.properties) is not dict and not isinstance(message.properties, Mapping):
+            raise BadRequest(f"properties must be a mapping of strings, not {type(message.properties).__name__}")
         if len(message.properties) > PROPERTIES_COUNT_MAX:
             raise PropertiesTooLarge(
                 f"the message has {len(message.properties)} properties; the limit is {PROPERTIES_COUNT_MAX}"
@@ -134,7 +137,10 @@ def encode_properties(message: Message, due_ms: int | None = None) -> bytes:
                 raise BadRequest(f"property {name[:40]!r} must be a string, not {type(value).__name__}")
             if len(value) > PROPERTIES_BYTES_MAX:
                 raise PropertiesTooLarge(f"property {name[:40]!r} alone takes more than {PROPERTIES_BYTES_MAX} bytes")
-            parts.append(encode_property(name, value))
+            try:
+                parts.append(encode_property(name, value))
+            except UnicodeEncodeError:
+                raise BadRequest(f"property {name[:40]!r} can't be written as UTF-8") from None
     size = sum(map(len, parts)) - 3 * len(parts)
     if size > PROPERTIES_BYTES_MAX:
         raise PropertiesTooLarge(f"tag, keys and properties take {size} bytes; the limit is {PROPERTIES_BYTES_MAX}")
@@ -146,6 +152,9 @@ def encode_properties(message: Message, due_ms: int | None = None) -> bytes:
     if message.priority is not None:
         parts.append(encode_field(Field.MESSAGE_TYPE, _PRIORITY))
         parts.append(encode_field(Field.PRIORITY, _I32.pack(check_priority(message.priority))))
+    if message.lite_topic is not None:
+        parts.append(encode_field(Field.MESSAGE_TYPE, _LITE))
+        parts.append(encode_field(Field.LITE_TOPIC, check_lite_topic(message.lite_topic).encode()))
     return b"".join(parts)
 
 
@@ -166,7 +175,11 @@ def _check_text(what: str, text: object) -> bytes:
         raise BadRequest(f"{what} {text[:40]!r} has control characters")
     if not text or text.isspace():
         raise BadRequest(f"a {what} must not be blank")
+    return _encode(f"{what} {text[:40]!r}", text)
+
+
+def _encode(what: str, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise BadRequest(f"{what} {text[:40]!r} can't be written as UTF-8") from None
+        raise BadRequest(f"{what} can't be written as UTF-8: it has half of a surrogate pair") from None

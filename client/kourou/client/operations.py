@@ -15,7 +15,9 @@ A_REQUEST = 500  # messages redriven or purged by one request: it ends in time a
 
 
 class Operations:
-    _cluster: Cluster
+    @property
+    def _cluster(self) -> Cluster:
+        raise NotImplementedError
 
     async def _brokers(self) -> list[str]:
         await self._cluster.refresh_brokers()
@@ -43,6 +45,24 @@ class Operations:
         if not found:
             raise last
         return found
+
+    async def scheduled(self, topic: str, *, limit: int = 100, from_ms: int = 0) -> tuple[int, list[dict[str, Any]]]:
+        """(how many messages of a topic wait for their time, the ``limit`` soonest of those due at or after a time). Each
+        has ``due_ms``, ``broker``, ``queue`` and a ``recall_handle``. Raises TopicNotFound."""
+        count, found, missing = 0, [], 0
+        brokers = await self._brokers()
+        value = {"topic": check_topic(topic), "limit": limit, "from": from_ms}
+        for broker in brokers:
+            try:
+                answer = await self._cluster.ask_broker(broker, Code.SCHEDULED, value)
+            except TopicNotFound:
+                missing += 1
+                continue
+            count += answer["count"]
+            found += [{"broker": broker, **message} for message in answer["messages"]]
+        if missing == len(brokers):
+            raise TopicNotFound(f"topic {topic} does not exist")
+        return count, sorted(found, key=lambda message: message["due_ms"])[:limit]
 
     # ---- dead letters
 

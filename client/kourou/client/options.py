@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kourou.client.arguments import check_whole
+from kourou.client.damage import OnDamaged
 from kourou.core.errors import BadRequest
 from kourou.core.names import check_group
 
@@ -9,7 +11,7 @@ Start = str | dict[str, int]
 
 
 class ConsumerOptions:
-    __slots__ = ("auto_commit", "credit", "group", "mode", "start", "tags", "verify")
+    __slots__ = ("auto_commit", "credit", "group", "mode", "on_damaged", "start", "tags", "verify")
 
     def __init__(
         self,
@@ -21,19 +23,20 @@ class ConsumerOptions:
         mode: str,
         credit: int,
         verify: bool,
+        on_damaged: OnDamaged | None = None,
     ) -> None:
         self.group = check_group(group)
         if mode not in ("stream", "broadcast"):
             raise BadRequest(f'mode is {mode!r}; it must be "stream" or "broadcast"')
         if start not in ("earliest", "latest") and not isinstance(start, dict):
             raise BadRequest('start must be "earliest", "latest", {"time": ms} or {"offset": n}')
-        if tags is not None and not tags:
-            raise BadRequest("tags is empty; leave it out to get every message")
-        if not 1024 <= credit <= 256 << 20:
-            raise BadRequest(f"prefetch_bytes is {credit}; from 1024 to {256 << 20} is allowed")
+        check_whole("prefetch_bytes", credit, least=1024, most=256 << 20)
         self.start = start
         self.tags = tags
         self.auto_commit = auto_commit
         self.mode = mode
         self.credit = credit
         self.verify = verify
+        if on_damaged is not None and not callable(on_damaged):
+            raise BadRequest("on_damaged must be a function of a Damage")
+        self.on_damaged = on_damaged

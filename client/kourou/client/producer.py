@@ -24,8 +24,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from kourou.client import fork
+from kourou.client.arguments import check_number, check_positive, check_whole
 from kourou.client.cluster import Cluster
 from kourou.client.dispatch import Dispatcher
+from kourou.client.lite import LiteQueues
 from kourou.client.logic.batch import Batch, Outcome, QueueName, Stored
 from kourou.client.logic.chunks import chunks
 from kourou.client.logic.selector import Selector
@@ -80,21 +82,16 @@ class Producer:
         checker: Checker | None = None,
         transaction_topics: Iterable[str] = (),
     ) -> None:
-        if not 1 <= batch_bytes <= BATCH_BYTES_MAX:
-            raise BadRequest(f"batch_bytes is {batch_bytes}; from 1 to {BATCH_BYTES_MAX} is allowed")
-        if not 0 <= linger_ms <= 10_000:
-            raise BadRequest(f"linger_ms is {linger_ms}; from 0 to 10000 is allowed")
-        if deadline_s <= 0 or buffer_bytes < 1:
-            raise BadRequest("deadline_s and buffer_bytes must be above 0")
         self._cluster = cluster
-        self._linger_s = linger_ms / 1000
-        self._batch_bytes = batch_bytes
+        self._linger_s = check_number("linger_ms", linger_ms, least=0, most=10_000) / 1000
+        self._batch_bytes = check_whole("batch_bytes", batch_bytes, least=1, most=BATCH_BYTES_MAX)
         self._compression = parse_compression(compression)
-        self._deadline_s = deadline_s
-        self._buffer_bytes = buffer_bytes
+        self._deadline_s = check_positive("deadline_s", deadline_s)
+        self._buffer_bytes = check_positive("buffer_bytes", buffer_bytes)
         self._closed = self._forked = False
         self._checks = checks.register(checker, transaction_topics)
         self._selector = Selector(cluster.rng)
+        self._lite = LiteQueues(cluster)
         self._loop = asyncio.get_running_loop()
         self._start()
         self._dispatcher = self._new_dispatcher()
@@ -160,15 +157,18 @@ class Producer:
         delay: timedelta | float | None = None,
         deliver_at: datetime | float | None = None,
         priority: int | None = None,
+        lite_topic: str | None = None,
     ) -> Receipt:
         """Send one message and wait until it is stored.
 
         Topics of type fifo take a ``message_group``, of type delay a ``delay`` (timedelta or seconds) or ``deliver_at``
-        (datetime or seconds since 1970 UTC), of type priority a ``priority`` (higher is more urgent).
+        (datetime or seconds since 1970 UTC), of type priority a ``priority`` (higher is more urgent), of type lite a
+        ``lite_topic``.
         Raises what it was refused with (where trying again might help, only when that lasted until the deadline),
         DeadlineExceeded when it was never sent, OutcomeUnknown when it was sent but the answer never came.
         """
-        route = self._cluster.routes.get(topic) or await self._route(topic)
+        route = self._known(topic) or await self._route(topic)
+        self._check_loop()
         if self._buffered >= self._buffer_bytes:
             await self._wait_for_room()
         future: asyncio.Future[Receipt] = self._loop.create_future()
@@ -190,10 +190,13 @@ class Producer:
             and delay is None
             and deliver_at is None
             and priority is None
+            and lite_topic is None
         ):
             self._add(route, check_body(body), None, called)
         else:
-            message = Message(b"", key, tag, keys, properties or {}, message_group, delay, deliver_at, priority)
+            if lite_topic is not None and route.type is TopicType.LITE:
+                await self._find_lite(route, lite_topic)
+            message = Message(b"", key, tag, keys, properties or {}, message_group, delay, deliver_at, priority, lite_topic)
             self._add(route, check_body(body), message, called)
         return await future
 
@@ -210,11 +213,11 @@ class Producer:
         delay: timedelta | float | None = None,
         deliver_at: datetime | float | None = None,
         priority: int | None = None,
+        lite_topic: str | None = None,
     ) -> None:
         """Send one message without waiting for the outcome, only for room in the buffer; ``flush`` tells how it went."""
-        route = self._cluster.routes.get(topic)
-        if route is None:
-            route = await self._route(topic)
+        route = self._known(topic) or await self._route(topic)
+        self._check_loop()
         if self._buffered >= self._buffer_bytes:
             await self._wait_for_room()
         if (
@@ -226,18 +229,23 @@ class Producer:
             and delay is None
             and deliver_at is None
             and priority is None
+            and lite_topic is None
         ):
             self._add(route, body if type(body) is bytes else check_body(body), None, None)
         else:
-            message = Message(b"", key, tag, keys, properties or {}, message_group, delay, deliver_at, priority)
+            if lite_topic is not None and route.type is TopicType.LITE:
+                await self._find_lite(route, lite_topic)
+            message = Message(b"", key, tag, keys, properties or {}, message_group, delay, deliver_at, priority, lite_topic)
             self._add(route, check_body(body), message, None)
 
     def try_post(self, topic: str, body: bytes | str, fields: Mapping[str, Any]) -> bool:
         """``post`` where it need not wait; False when it would have to."""
-        route = self._cluster.routes.get(topic)
+        route = self._known(topic)
         if route is None or self._buffered >= self._buffer_bytes:
             return False
         message = Message(b"", **fields) if fields else None
+        if route.type is TopicType.LITE:
+            return False
         self._add(route, check_body(body), message, None)
         return True
 
@@ -257,7 +265,8 @@ class Producer:
 
         Nothing is sent when one of the messages is not legal. Raises SendFailed if any was not stored.
         """
-        route = self._cluster.routes.get(topic) or await self._route(topic)
+        route = self._known(topic) or await self._route(topic)
+        self._check_loop()
         given = messages if isinstance(messages, list) else list(messages)
         many = Many(topic, self._loop.create_future())
         if set(map(type, given)) <= {bytes}:
@@ -296,12 +305,15 @@ class Producer:
         for number, (body, message, properties) in enumerate(prepared):
             if self._buffered >= self._buffer_bytes:
                 await self._wait_for_room()
+            if route.type is TopicType.LITE and message is not None:
+                await self._find_lite(route, message.lite_topic)
             self._add(route, body, message, many.expect_one(number), properties)
         self._close_open()
 
     async def send_half(self, topic: str, body: bytes, message: Message, recovery_ms: int | None) -> Stored:
         """Store a half message of a transaction, in a frame of its own."""
-        route = self._cluster.routes.get(topic) or await self._route(topic)
+        route = self._known(topic) or await self._route(topic)
+        self._check_loop()
         if route.type is not TopicType.TRANSACTION:
             raise TopicTypeMismatch(
                 f"topic {topic} has type {route.type.value}: transactions need a topic of type transaction"
@@ -358,6 +370,21 @@ class Producer:
         if topic is None:
             raise BadRequest("a recall handle needs the topic of its message")
         return await recall(self._cluster, topic, receipt)
+
+    def _known(self, topic: str) -> TopicRoute | None:
+        try:
+            return self._cluster.routes.get(topic)
+        except TypeError:  # not hashable
+            raise BadRequest(f"topic name must be a string, not {type(topic).__name__}") from None
+
+    def _check_loop(self) -> None:
+        """Before anything is taken: what is sent from another loop could not be waited for."""
+        if asyncio._get_running_loop() is not self._loop:
+            self._cluster.check_loop()
+
+    async def _find_lite(self, route: TopicRoute, name: object) -> None:
+        """Before the message is added."""
+        await self._lite.find(route, name, deadline=self._loop.time() + self._deadline_s)
 
     async def _route(self, topic: str) -> TopicRoute:
         """A topic that is met for the first time; after a fork that is each, on the loop of the new process."""
@@ -433,6 +460,8 @@ class Producer:
             check_message_group(message.message_group)
             queues = self._selector.declared(route)
             return queues[message_group_index(message.message_group, len(queues))], None
+        if message.lite_topic is not None:
+            return self._lite.place(route, message.lite_topic), None
         if message.priority is not None:
             masters = self._cluster.masters
             places = [place for place in route.brokers if place.queues]

@@ -193,6 +193,7 @@ def test_a_child_makes_connections_of_its_own() -> None:
             before = producer.id
             kept = list(server.peers)
             connections = [*client._cluster._brokers.values(), client._cluster._nameserver]
+            assert client._opened is not None
             _in_child()
             assert producer.id != before
             await producer.send("t", b"2")
@@ -203,6 +204,6 @@ def test_a_child_makes_connections_of_its_own() -> None:
             for connection in connections:
                 assert connection is not None
                 await closed(connection)
-            return client._cluster, {before, producer.id}, server
+            return client._opened, {before, producer.id}, server
 
     assert len(asyncio.run(parent())[1]) == 2

@@ -11,7 +11,7 @@ import pytest
 
 from kourou.client import Client, Consumer, ReceivedMessage
 from kourou.core import frame
-from kourou.core.errors import BadChecksum, BadRequest, GroupShapeMismatch, NotConnected, QueueNotFound
+from kourou.core.errors import BadRequest, GroupShapeMismatch, NotConnected, QueueNotFound
 from kourou.core.frame import Column, Compression
 from kourou.core.records import Field, encode_text
 from kourou.core.wire import Code
@@ -273,18 +273,6 @@ async def test_tags_are_compared_exactly_and_fields_decoded() -> None:
             assert message.id == "00000000000000AB0000000000090000"
             assert (message.properties, message.message_group, message.topic) == ({}, None, "t")
             assert "offset=5" in repr(message)
-
-
-async def test_a_damaged_frame_is_named() -> None:
-    async with FakeServer() as server:
-        server.add_topic("t")
-        damaged = bytearray(plain(b"0", b"1"))
-        damaged[-6] ^= 1
-        async with Client(server.address) as client, client.consumer("t", group="g") as consumer:
-            server.assign(to := await server.subscribed(), 0)
-            server.deliver(to, 0, bytes(damaged), 2)
-            with pytest.raises(BadChecksum, match="log offset 0 is damaged"):
-                await take(consumer, 1)
 
 
 async def test_compressed_frames() -> None:

@@ -43,6 +43,7 @@ class Client:
         self._portal: Portal | None = None
         self._pid = os.getpid()
         self.generation = 0  # counts forks
+        self._closed = False
         self._handlers: list[tuple[str, Handler, dict[str, Any]]] = []
 
     def _make(self) -> asynchronous.Client:
@@ -51,11 +52,13 @@ class Client:
     # ---- opening and closing
 
     def open(self) -> Self:
+        self._closed = False
         self._ready()
         return self
 
     def close(self) -> None:
         """Send what is still there, commit what is finished, close."""
+        self._closed = True
         portal, self._portal = self._portal, None
         if portal is not None and self._pid == os.getpid():
             portal.close(self._inner.close())
@@ -73,6 +76,8 @@ class Client:
             self._portal, self._inner, self._pid = None, self._make(), os.getpid()
             self.generation += 1
         if self._portal is None:
+            if self._closed:
+                raise NotConnected("the client is closed")
             portal = Portal()
             try:
                 portal.run(self._inner.open())
@@ -179,11 +184,16 @@ class Client:
     def describe_group(self, name: str) -> dict[str, Any]:
         return self.run(lambda c: c.describe_group(name))
 
-    def reset_offsets(self, group: str, topic: str, *, to: Start) -> list[dict[str, Any]]:
-        return self.run(lambda c: c.reset_offsets(group, topic, to=to))
+    def reset_offsets(
+        self, group: str, topic: str, *, to: Start, queue: int | None = None, broker: str | None = None
+    ) -> list[dict[str, Any]]:
+        return self.run(lambda c: c.reset_offsets(group, topic, to=to, queue=queue, broker=broker))
 
     def explain(self, topic: str, *, id: str | None = None, key: str | None = None) -> list[dict[str, Any]]:
         return self.run(lambda c: c.explain(topic, id=id, key=key))
+
+    def scheduled(self, topic: str, *, limit: int = 100, from_ms: int = 0) -> tuple[int, list[dict[str, Any]]]:
+        return self.run(lambda c: c.scheduled(topic, limit=limit, from_ms=from_ms))
 
     def dead_letters(self, group: str, **options: Any) -> tuple[int, list[dict[str, Any]]]:
         return self.run(lambda c: c.dead_letters(group, **options))
@@ -255,6 +265,7 @@ class Producer:
         delay: timedelta | float | None = None,
         deliver_at: datetime | float | None = None,
         priority: int | None = None,
+        lite_topic: str | None = None,
     ) -> Receipt:
         portal, inner = self._ready()
         return portal.run(
@@ -269,6 +280,7 @@ class Producer:
                 delay=delay,
                 deliver_at=deliver_at,
                 priority=priority,
+                lite_topic=lite_topic,
             )
         )
 
@@ -392,6 +404,10 @@ class Consumer:
             self._inner.put_down(batch)
             if batch.revoked:
                 self._client._ready().call(self._inner.left, batch)
+
+    @property
+    def damaged_count(self) -> int:
+        return self._inner.damaged_count
 
     @property
     def assignment(self) -> list[tuple[str, int]]:

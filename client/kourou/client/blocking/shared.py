@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kourou.client.blocking.portal import Portal
 from kourou.client.shared.consumer import SharedConsumer as AsyncSharedConsumer
+from kourou.client.shared.lite import Start as LiteStart
 from kourou.client.shared.message import HeldMessage
 from kourou.client.shared.message import SharedMessage as AsyncSharedMessage
 from kourou.core.errors import NotConnected
@@ -98,6 +99,16 @@ class SharedConsumer:
     def receive(self, max_messages: int = 16, *, wait_s: float = 20.0) -> list[SharedMessage]:
         portal = self._portal()
         return [SharedMessage(portal, found) for found in portal.run(self._inner.receive(max_messages, wait_s=wait_s))]
+
+    @property
+    def lite_topics(self) -> tuple[str, ...]:
+        return self._inner.lite_topics
+
+    def subscribe(self, *names: str, start: LiteStart | None = None) -> None:
+        self._run(lambda inner: inner.subscribe(*names, start=start))
+
+    def unsubscribe(self, *names: str) -> None:
+        self._run(lambda inner: inner.unsubscribe(*names))
 
     def stop(self) -> None:
         """Have the loop end, from another thread."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kourou.core.errors import NotSupported, TopicTypeMismatch
+from kourou.core.errors import TopicTypeMismatch
 from kourou.core.route import TopicRoute, TopicType
 
 
@@ -23,11 +23,15 @@ class Typed(Protocol):
     @property
     def priority(self) -> int | None: ...
 
+    @property
+    def lite_topic(self) -> str | None: ...
+
 
 NEEDS = {
     TopicType.FIFO: "a message_group",
     TopicType.DELAY: "a delay or deliver_at",
     TopicType.PRIORITY: "a priority",
+    TopicType.LITE: "a lite_topic",
 }
 
 
@@ -38,8 +42,6 @@ def check_route(route: TopicRoute, message: Typed | None) -> None:
         raise TopicTypeMismatch(
             f"topic {route.topic} has type transaction: send in 'async with producer.transaction({route.topic!r})'"
         )
-    if kind is TopicType.LITE:
-        raise NotSupported(f"topic {route.topic} has type lite, which this version can't send to yet")
     given = _types(message) if message is not None else ()
     for other in given:
         if other is not kind:
@@ -58,4 +60,6 @@ def _types(message: Typed) -> list[TopicType]:
         given.append(TopicType.DELAY)
     if message.priority is not None:
         given.append(TopicType.PRIORITY)
+    if message.lite_topic is not None:
+        given.append(TopicType.LITE)
     return given

@@ -17,23 +17,34 @@ from types import TracebackType
 from typing import Self
 
 from kourou.client import fork
+from kourou.client.arguments import check_number, check_whole
 from kourou.client.cluster import Cluster
 from kourou.client.logic.inbox import Inbox
 from kourou.client.logic.leases import Leases
 from kourou.client.logic.prefetch import Prefetch
 from kourou.client.shared.handlers import Handler, work
+from kourou.client.shared.lite import LiteSubscriptions
+from kourou.client.shared.lite import Start as LiteStart
 from kourou.client.shared.message import SharedMessage, State
 from kourou.client.shared.options import SharedOptions
 from kourou.client.shared.poller import Poller
 from kourou.client.shared.settler import Settler
-from kourou.core.deliveries import DELIVERIES_MAX, Delivery
-from kourou.core.errors import BadRequest, InvalidReceiptHandle, KourouError, NotConnected, TryLater
+from kourou.core.deliveries import DELIVERIES_MAX, INVISIBLE_MS_MAX, Delivery
+from kourou.core.errors import (
+    BadRequest,
+    InvalidReceiptHandle,
+    KourouError,
+    NotConnected,
+    TopicTypeMismatch,
+    TryLater,
+)
 from kourou.core.names import check_topic
 from kourou.core.route import TopicType
 from kourou.core.settling import BY_POLICY, KEEP, UNCOUNTED, Change
 
 DRAIN_S = 2.0
 SETTLE_S = 10.0
+RECEIVED_KEPT = 1_024  # then those that were settled are forgotten
 log = logging.getLogger("kourou.client")
 
 
@@ -49,6 +60,7 @@ class SharedConsumer:
         self._pollers: dict[str, Poller] = {}  # by broker
         self._settlers: dict[str, Settler] = {}
         self._inbox: Inbox[SharedMessage] = Inbox()
+        self._received: dict[str, SharedMessage] = {}  # by message group: what ``receive`` handed out last
         self._leases: Leases[SharedMessage] = Leases(
             invisible_ms=options.invisible_ms, renew_ms_max=options.renew_ms_max, wait_ms_max=options.wait_ms_max
         )
@@ -59,6 +71,7 @@ class SharedConsumer:
         self._failure: KourouError | None = None
         self._current: SharedMessage | None = None  # that the loop's body works on
         self._ordered = False
+        self.lite: LiteSubscriptions | None = None  # where the topic is of that type
         self._opened = self._stopping = False
         fork.watch(self)
 
@@ -80,7 +93,17 @@ class SharedConsumer:
             return
         self._opened = True
         route = await self._cluster.route(self.topic)
-        self._ordered = route.type is TopicType.FIFO
+        self._ordered = route.type in (TopicType.FIFO, TopicType.LITE)
+        if route.type is TopicType.LITE:
+            member = self.topic, self.options.group
+            if member in self._cluster.lite_members:
+                self._opened = False
+                raise BadRequest(f"this client has a consumer of {self.topic} in group {self.options.group} already")
+            self._cluster.lite_members.add(member)
+            self.lite = LiteSubscriptions(self._cluster, self.topic, self.options.group, self.options.lite or ())
+            self.lite.on_evicted = self._evicted
+        elif self.options.lite is not None:
+            raise TopicTypeMismatch(f"topic {self.topic} has type {route.type.value}: it has no lite topics")
         self._cluster.on_change(self._route_changed)
         failures: list[KourouError] = []
         try:
@@ -96,6 +119,7 @@ class SharedConsumer:
         except BaseException:
             self.closed = True
             self._cluster.off_change(self._route_changed)
+            self._cluster.lite_members.discard((self.topic, self.options.group))
             raise
         for poller in self._pollers.values():
             poller.start()
@@ -131,6 +155,12 @@ class SharedConsumer:
             for task in polls:
                 task.cancel()
         self._give_back(self._inbox.clear())
+        if self.lite is not None:
+            try:
+                await self.lite.leave(self._pollers)
+            except KourouError:
+                pass  # the broker forgets it with the connection
+            self._cluster.lite_members.discard((self.topic, self.options.group))
         if self._timer is not None:
             self._timer.cancel()
         for settler in self._settlers.values():
@@ -156,8 +186,10 @@ class SharedConsumer:
 
     def delivered(self, broker: str, found: Sequence[Delivery], max_attempts: int) -> None:
         now_ms = self._now_ms()
-        for delivery in found:
-            message = SharedMessage(self, broker, delivery, max_attempts, self._ordered)
+        messages = [SharedMessage(self, broker, delivery, max_attempts, self._ordered) for delivery in found]
+        for message in messages:
+            self._received_is_over(message.lane)
+        for message in messages:
             self._leases.taken(message, now_ms)
             self._inbox.add(message, message.lane)
         if self._timer is None:
@@ -180,6 +212,7 @@ class SharedConsumer:
 
     async def take(self) -> SharedMessage | None:
         """The next message, to be worked on: it is renewed until it is settled. None when the consumer was closed."""
+        self._check_opened()
         self.want(self.options.prefetch)
         while True:
             message = self.try_take()
@@ -191,6 +224,11 @@ class SharedConsumer:
                 return None
             self._arrived.clear()
             await self._arrived.wait()
+
+    def _check_opened(self) -> None:
+        if not self._opened:
+            raise NotConnected("the consumer is not open; use it in 'async with', or await open() first")
+        self._cluster.check_loop()
 
     def try_take(self) -> SharedMessage | None:
         """The next message, if there is one already."""
@@ -267,18 +305,29 @@ class SharedConsumer:
         They are the caller's to settle, and are not renewed: see ``extend``. Where order matters, one of each message
         group at a time.
         """
-        if not 1 <= max_messages <= DELIVERIES_MAX:
-            raise BadRequest(f"max_messages is {max_messages}; from 1 to {DELIVERIES_MAX} is allowed")
+        check_whole("max_messages", max_messages, least=1, most=DELIVERIES_MAX)
+        check_number("wait_s", wait_s, least=0)
+        self._check_opened()
         if self.closed:
             raise self._failure or NotConnected("the consumer is closed")
         self.want(0)
         if not self._inbox.ready:
-            await self._fill(max_messages, max(0.0, wait_s))
+            await self._fill(max_messages, wait_s)
         found: list[SharedMessage] = []
         while len(found) < max_messages and (message := self.try_take()) is not None:
             self._leases.settled(message)
             found.append(message)
+            if message.lane is not None:
+                self._received[message.lane] = message
+        if len(self._received) > RECEIVED_KEPT:
+            self._received = {lane: m for lane, m in self._received.items() if m.state is State.HELD}
         return found
+
+    def _received_is_over(self, lane: str | None) -> None:
+        """A broker delivers more of a message group only when the time of what was left unsettled is over."""
+        former = self._received.pop(lane, None) if lane is not None else None
+        if former is not None and former.state is State.HELD:
+            self._lost(former)
 
     async def _fill(self, count: int, wait_s: float) -> None:
         """One round of polls at all brokers; the first that has something ends those of the others."""
@@ -298,6 +347,32 @@ class SharedConsumer:
                 await asyncio.wait(polls, timeout=DRAIN_S)
         if failure is not None and not self._inbox.ready:
             raise failure
+
+    # ---- lite topics
+
+    @property
+    def lite_topics(self) -> tuple[str, ...]:
+        """Those that this consumer gets messages of."""
+        return tuple(self.lite.names) if self.lite is not None else ()
+
+    async def subscribe(self, *names: str, start: LiteStart | None = None) -> None:
+        """Get messages of more lite topics. ``start``: where the group is to begin with them: "earliest", "latest",
+        {"time": ms}, {"offset": n} or {"tail": n}; else where it was, or with what is there."""
+        await self._need_lite().change("add", names, start, self._pollers)
+
+    async def unsubscribe(self, *names: str) -> None:
+        await self._need_lite().change("remove", names, None, self._pollers)
+
+    def _need_lite(self) -> LiteSubscriptions:
+        self._check_opened()
+        if self.closed:
+            raise self._failure or NotConnected("the consumer is closed")
+        if self.lite is None:
+            raise TopicTypeMismatch(f"topic {self.topic} has no lite topics")
+        return self.lite
+
+    def _evicted(self, name: str) -> None:
+        log.warning("another member of group %s has taken over lite topic %s of %s", self.options.group, name, self.topic)
 
     # ---- settling
 
@@ -336,8 +411,8 @@ class SharedConsumer:
         if delay_s is None and message.attempt >= message.max_attempts:
             await self.bury(message, reason or f"not acknowledged at attempt {message.attempt}, the last one")
             return
-        if delay_s is not None and delay_s < 0:
-            raise BadRequest(f"delay_s is {delay_s:g}; it must not be below 0")
+        if delay_s is not None:
+            check_number("delay_s", delay_s, least=0, most=INVISIBLE_MS_MAX / 1000)
         await self._put_off(message, BY_POLICY if delay_s is None else round(delay_s * 1000))
 
     def _put_off(self, message: SharedMessage, invisible_ms: int, flags: int = 0) -> asyncio.Future[None]:
@@ -364,6 +439,7 @@ class SharedConsumer:
 
     async def extend(self, message: SharedMessage, seconds: float) -> None:
         self._check_held(message)
+        check_number("seconds", seconds, least=0, most=INVISIBLE_MS_MAX / 1000)
         asked_ms, invisible_ms = self._now_ms(), round(seconds * 1000)
         await self._settler(message.broker).change(Change(message.handle, invisible_ms, KEEP), timeout_s=SETTLE_S)
         self._leases.extended(message, asked_ms, invisible_ms)

@@ -94,7 +94,8 @@ class SharedMessage(HeldMessage):
         super().__init__(consumer.topic, broker, delivery, max_attempts)
         self._consumer = consumer
         self.state = State.HELD
-        self.lane = self.message_group if ordered else None  # messages of one are worked on one after the other
+        # messages of one lane are worked on one after the other
+        self.lane = (self.message_group or self.lite_topic) if ordered else None
 
     @property
     def lost(self) -> bool:

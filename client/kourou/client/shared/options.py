@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kourou.client.arguments import check_number, check_positive, check_whole
 from kourou.core import deliveries
 from kourou.core.deliveries import DELIVERIES_MAX, INVISIBLE_MS_MAX, INVISIBLE_MS_MIN
 from kourou.core.errors import BadRequest
-from kourou.core.names import check_group
+from kourou.core.names import check_group, check_lite_topic
 
+PREFETCH_DEFAULT = 32  # or as many as are worked on
 WAIT_S_MIN = 10.0
+RENEW_S_MAX = 365 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class SharedOptions:
         "group",
         "invisible_ms",
         "kind",
+        "lite",
         "prefetch",
         "renew_ms_max",
         "wait_ms_max",
@@ -39,28 +44,24 @@ class SharedOptions:
         group: str,
         filter: str | Sql | None,
         invisible_s: float,
-        prefetch: int,
+        prefetch: int | None,
         concurrency: int,
         auto_ack: bool,
         renew_max_s: float,
         prefetch_bytes: int,
+        lite: Iterable[str] | None = None,
     ) -> None:
         self.group = check_group(group)
-        self.invisible_ms = round(invisible_s * 1000)
-        if not INVISIBLE_MS_MIN <= self.invisible_ms <= INVISIBLE_MS_MAX:
-            raise BadRequest(
-                f"invisible_s is {invisible_s:g}; from {INVISIBLE_MS_MIN // 1000} to {INVISIBLE_MS_MAX // 1000} is allowed"
-            )
-        if not 1 <= prefetch <= DELIVERIES_MAX or not 1 <= concurrency <= DELIVERIES_MAX:
-            raise BadRequest(f"prefetch and concurrency must be from 1 to {DELIVERIES_MAX}")
-        if renew_max_s < 0 or prefetch_bytes < 1:
-            raise BadRequest("renew_max_s must not be below 0, and prefetch_bytes must be above it")
-        self.prefetch = prefetch
-        self.concurrency = concurrency
+        least_s, most_s = INVISIBLE_MS_MIN / 1000, INVISIBLE_MS_MAX / 1000
+        self.invisible_ms = round(check_number("invisible_s", invisible_s, least=least_s, most=most_s) * 1000)
+        self.lite = dict.fromkeys(map(check_lite_topic, lite)) if lite is not None else None
+        self.concurrency = check_whole("concurrency", concurrency, least=1, most=DELIVERIES_MAX)
+        ahead = max(PREFETCH_DEFAULT, concurrency) if prefetch is None else prefetch
+        self.prefetch = check_whole("prefetch", ahead, least=1, most=DELIVERIES_MAX)
         self.auto_ack = auto_ack
-        self.renew_ms_max = round(renew_max_s * 1000)
+        self.renew_ms_max = round(check_number("renew_max_s", renew_max_s, least=0, most=RENEW_S_MAX) * 1000)
         self.wait_ms_max = round(max(invisible_s, WAIT_S_MIN) * 1000)
-        self.bytes_max = min(prefetch_bytes, deliveries.BYTES_MAX)
+        self.bytes_max = round(min(check_positive("prefetch_bytes", prefetch_bytes), deliveries.BYTES_MAX))
         if isinstance(filter, Sql):
             self.kind, self.expression = deliveries.SQL, filter.expression
         elif filter is None or isinstance(filter, str):

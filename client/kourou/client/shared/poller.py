@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from kourou.client.cluster import Cluster
 from kourou.core import deliveries
 from kourou.core.backoff import Backoff
 from kourou.core.deliveries import WAIT_MS_MAX, Asked, Delivery
-from kourou.core.errors import ClientFault, KourouError, NotConnected, NotHere, OutcomeUnknown
+from kourou.core.errors import ClientFault, Corrupted, KourouError, NotConnected, NotHere, OutcomeUnknown
 from kourou.core.wire import Code, WireMessage
 from kourou.transport.connection import Connection
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 POLL_MS = 20_000
 ANSWER_S = 5.0  # more than the poll itself may take
 _NUMBERS = 1 << 62
+log = logging.getLogger("kourou.client")
 
 
 class Poller:
@@ -27,6 +29,7 @@ class Poller:
         self.broker = broker
         self._cluster = cluster
         self._consumer = consumer
+        self._group = consumer.options.group
         self._attempt = secrets.randbelow(_NUMBERS) + 1  # the same as long as its answer may have been lost
         self._parked: tuple[Connection, int] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -64,6 +67,8 @@ class Poller:
                     if consumer.topic not in self._cluster.routes:
                         consumer.failed(failure)
                         return
+                if isinstance(failure, Corrupted):
+                    log.warning("group %s, topic %s, broker %s: %s", self._group, consumer.topic, self.broker, failure)
                 await asyncio.sleep(backoff.next_ms() / 1000)
                 continue
             finally:
@@ -91,8 +96,10 @@ class Poller:
             self._consumer.delivered(self.broker, found, max_attempts)
 
     async def _ask(self, limit: int, wait_ms: int) -> tuple[list[Delivery], int]:
-        options = self._consumer.options
+        options, lite = self._consumer.options, self._consumer.lite
         connection = await self._cluster.broker(self.broker)
+        if lite is not None:
+            await lite.tell(self.broker, connection)
         header, body = deliveries.encode_asked(
             Asked(
                 options.group,
@@ -124,6 +131,9 @@ class Poller:
         except TimeoutError:
             self.cancel()
             raise OutcomeUnknown(f"broker {self.broker} did not answer RECEIVE in time") from None
+        except asyncio.CancelledError:
+            self.cancel()  # else it would be handed messages that nobody takes
+            raise
         except OutcomeUnknown:
             raise NotConnected(f"the connection to broker {self.broker} ended: {connection.reason}") from None
         finally:

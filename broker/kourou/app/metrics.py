@@ -41,6 +41,15 @@ def node_metrics(node: BrokerNode) -> Iterator[Metric]:
     yield family.counter("kourou_snapshots", "Snapshots written", node.upkeep.snapshots)
     yield family.counter("kourou_segments_sealed", "Segments sealed", node.upkeep.segments_sealed)
     yield family.counter("kourou_segments_deleted", "Segments deleted by retention", node.upkeep.segments_deleted)
+    yield family.counter(
+        "kourou_messages_left_out", "Of shared groups: a producer stored what nobody can read", node.shared.left_out
+    )
+    yield family.gauge("kourou_lite_topics", "Lite topics", node.state.lite.total)
+    timers = node.state.timers
+    yield family.gauge("kourou_timers", "Messages that wait for their time", len(timers))
+    yield family.gauge("kourou_timer_pages", "Pages of 4,096 of them that are in memory", timers.pages)
+    yield family.gauge("kourou_timer_buckets", "Files that hold the others", len(timers.buckets))
+    yield family.gauge("kourou_timer_late_max_ms", "The latest of them so far", node.timers.late_ms_max)
     if node.server is not None:
         yield family.gauge("kourou_connections", "Connections on the data plane", len(node.server.peers))
         yield family.gauge("kourou_in_flight_bytes", "Bytes of requests under way", node.server.in_flight_bytes)

@@ -123,6 +123,10 @@ class NameserverProcess:
         self._table.tick(self._clock.monotonic_ms())
         self._routes.push_changes()
 
+    def status_line(self) -> str:
+        views = self._table.brokers(dialled="", now_ms=self._clock.monotonic_ms())
+        return f"serves, knows {len(views)} brokers ({sum(view.master for view in views)} masters)"
+
     async def stop(self) -> None:
         self._serving = False
         await self._tasks.stop()

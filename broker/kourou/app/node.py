@@ -12,6 +12,7 @@ from typing import Any
 from kourou.app.metrics import node_metrics
 from kourou.app.options import BrokerOptions
 from kourou.broker.edge.admin import AdminHandlers
+from kourou.broker.edge.lite import LiteHandlers
 from kourou.broker.edge.messages import MessageHandlers
 from kourou.broker.edge.operations import OperationHandlers
 from kourou.broker.edge.queries import QueryHandlers
@@ -43,6 +44,7 @@ from kourou.broker.services.timers import TimerService
 from kourou.broker.services.transactions import TransactionService
 from kourou.broker.services.upkeep import Upkeep
 from kourou.broker.store.files import OsFiles
+from kourou.broker.store.fullcopy import Copy
 from kourou.broker.store.identity import Identity, claim
 from kourou.broker.store.recovery import open_store
 from kourou.broker.store.store import StoreConfig
@@ -55,6 +57,7 @@ from kourou.runtime import log
 from kourou.runtime.clock import SystemClock
 from kourou.runtime.metrics import Metrics
 from kourou.runtime.tasks import LoopLag, Periodic
+from kourou.runtime.turns import Turns
 from kourou.transport.server import DataPlaneServer, Handler
 
 
@@ -71,10 +74,23 @@ class BrokerNode:
         self._read_pool = ThreadPoolExecutor(2, "read")
         self._upkeep_pool = ThreadPoolExecutor(1, "upkeep")
         self._opened = False
+        self.built = False  # are the services of a master there?
         self.server: DataPlaneServer | None = None
 
     def open(self) -> None:
         """Lock the directory, recover, begin a new epoch, build the services. Blocking; inside the running loop."""
+        self.open_storage()
+        try:
+            self.store.begin_epoch(self.store.epoch + 1, store_ms=self.clock.wall_ms())
+        except BaseException:
+            self.store.close()
+            self._opened = False
+            raise
+        self.journal = self.new_journal()
+        self.build()
+
+    def open_storage(self) -> None:
+        """Lock the directory and recover: the log, and the state as of its end. Blocking."""
         options = self.options
         files = OsFiles(options.data)
         files.lock()
@@ -89,9 +105,9 @@ class BrokerNode:
                 restore=self.state.restore,
                 apply=self.state.recovered,
                 notice=lambda event, fields: self._log.warning(event, **fields),
+                copied=self.copied_from(files),
             )
             store = self.store = recovered.store
-            store.begin_epoch(store.epoch + 1, store_ms=self.clock.wall_ms())
         except BaseException:
             files.unlock()
             raise
@@ -104,24 +120,31 @@ class BrokerNode:
             epoch=store.epoch,
             took_ms=self.clock.monotonic_ms() - started_ms,
         )
-        self._build()
         self._opened = True
 
-    def _build(self) -> None:
-        options, store, state, clock = self.options, self.store, self.state, self.clock
-        self.journal = Journal(
-            store,
-            state,
-            clock=clock,
-            sync_flush=options.flush == "sync",
+    def copied_from(self, files: OsFiles) -> Copy | None:
+        """What the state begins with where the log alone does not say."""
+        return None
+
+    def new_journal(self, *, confirmed: int | None = None) -> Journal:
+        return Journal(
+            self.store,
+            self.state,
+            clock=self.clock,
+            sync_flush=self.options.flush == "sync",
             sync_executor=self._sync_pool,
             on_failure=self._on_failure,
+            confirmed=confirmed,
         )
+
+    def build(self) -> None:
+        """The services of a master, around the journal."""
+        options, store, state, clock = self.options, self.store, self.state, self.clock
         if state.secret is None:
             self.journal.submit_applied({"t": "secret", "k": secrets.token_hex(KEY_SIZE)}, lambda failure: None)
         assert state.secret is not None
         self.handles = Handles(options.name, state.secret)
-        self.records = RecordReader(store, self.journal, read_executor=self._read_pool)
+        self.records = RecordReader(store, self.journal, read_executor=self._read_pool, topic_of=state.topics.named)
         mover = Mover(self.journal)
         self.timers = TimerService(
             store,
@@ -148,7 +171,7 @@ class BrokerNode:
             checks_max=options.transaction_checks_max,
             age_ms_max=int(options.retention_hours * 3_600_000),
         )
-        self.shared = SharedService(store, state, self.journal, self.records, self.handles, clock=clock)
+        self.shared = SharedService(store, state, self.journal, self.records, self.handles, clock=clock, log=self._log)
         self.produce = ProduceService(state, self.journal, check_due=self.timers.check_due)
         self.fetch = FetchService(store, state, self.journal, read_executor=self._read_pool)
         self.delivery = DeliveryService(store, self.journal, read_executor=self._read_pool)
@@ -209,11 +232,15 @@ class BrokerNode:
         self.admin.shared_members = self.messaging.agreement.members
         self.gateway = Gateway(self.messaging, clock=clock, log=self._log)
         self.transactions.asks_through(self.gateway)
-        self.lite.on_evicted = self.gateway.lite_evicted
+        self.native_lite = LiteHandlers(self.messaging, self.lite, state)
+        self.lite.on_evicted = self._lite_evicted
         self.native_transactions = TransactionHandlers(self.messaging, self.handles, log=self._log)
         self.transactions.asks_through(self.native_transactions)
         self.timers.start()
-        self.lookup = LookupService(store, state, self.journal, read_executor=self._read_pool, broker=options.name)
+        self.turns = Turns()
+        self.lookup = LookupService(
+            store, state, self.journal, read_executor=self._read_pool, turns=self.turns, broker=options.name
+        )
         self.resets = Resets(state, self.positions, self.subscriptions, self.shared)
         self.explain = ExplainService(store, state, self.journal, self.lookup, read_executor=self._read_pool)
         self.gravekeeper = Gravekeeper(store, state, self.journal, self.records, mover)
@@ -239,10 +266,19 @@ class BrokerNode:
             snapshot_bytes=options.snapshot_bytes,
             retention_ms=int(options.retention_hours * 3_600_000),
             retention_bytes=options.retention_bytes,
-            release=self.timers.keeper.release,
+            release=self.release,
         )
         self.lag = LoopLag()
         self.metrics.add(lambda: node_metrics(self))
+        self.built = True
+
+    async def release(self, below: int) -> int:
+        """Retention wants to delete the log below an offset; from where on it is still needed."""
+        return await self.timers.keeper.release(below)
+
+    def _lite_evicted(self, client: str, name: str) -> None:
+        self.gateway.lite_evicted(client, name)
+        self.native_lite.evicted(client, name)
 
     def handlers(self) -> dict[int, Handler]:
         """Everything a broker answers on the data plane."""
@@ -251,9 +287,10 @@ class BrokerNode:
             **SubscriptionHandlers(self.subscriptions, self.delivery, auto_create=self.options.auto_create).table(),
             **SharedHandlers(self.messaging, self.shared, clock=self.clock).table(),
             **self.native_transactions.table(),
-            **QueryHandlers(self.positions, self.lookup, self.resets).table(),
-            **AdminHandlers(self.admin, status=self.status).table(),
-            **OperationHandlers(self.admin, self.explain, self.gravekeeper).table(),
+            **self.native_lite.table(),
+            **QueryHandlers(self.positions, self.lookup, self.resets, turns=self.turns).table(),
+            **AdminHandlers(self.admin, status=self.status, turns=self.turns).table(),
+            **OperationHandlers(self.admin, self.explain, self.gravekeeper, self.timers, self.handles).table(),
         }
 
     def watch(self, server: DataPlaneServer) -> None:
@@ -270,6 +307,7 @@ class BrokerNode:
         tasks.every(min(1.0, options.transaction_check_every_s), "transactions", self.transactions.check)
         tasks.every(0.25, "members", self.subscriptions.tick)
         tasks.every(0.1, "seal", self.upkeep.seal)
+        tasks.every(0.1, "mend", self.upkeep.mend)
         tasks.every(1.0, "snapshot", self.upkeep.snapshot_if_due)
         tasks.every(0.5, "timers", self.timers.keeper.keep)
         tasks.every(1.0, "disk", self.upkeep.watch_disk)
@@ -280,11 +318,7 @@ class BrokerNode:
         """Make everything durable, write a snapshot, let go of the directory."""
         if not self._opened:
             return
-        self.timers.stop()
-        self.shared.stop()
-        self.journal.settle()
-        self.journal.closing = True
-        self.lag.stop()
+        self.stop_services()
         await asyncio.sleep(0)
         try:
             await self.journal.sync_now()
@@ -292,6 +326,19 @@ class BrokerNode:
             await self.upkeep.snapshot()
         except FlushFailed as failure:
             self._log.error("not_durable", reason=str(failure))
+        self.let_go()
+
+    def stop_services(self) -> None:
+        """Nothing more is decided or appended."""
+        if self.built:
+            self.timers.stop()
+            self.shared.stop()
+            self.lag.stop()
+        self.journal.settle()
+        self.journal.closing = True
+
+    def let_go(self) -> None:
+        """Close the store, after what runs in threads has ended."""
         for pool in (self._sync_pool, self._read_pool, self._upkeep_pool):
             pool.shutdown(wait=True)
         self.store.close()

@@ -29,6 +29,24 @@ class BrokerOptions:
     name: str = "broker-a"  # of the broker group
     broker_id: int = 0  # 0 is the master
     nameservers: tuple[Endpoint, ...] = ()  # their gRPC addresses
+    master: str = "auto"  # of a slave: host:port of its master's data plane; auto: as the nameservers say
+    ack: str = "local"  # local: answered when the master has it; all: when every slave in sync has it, too
+    min_isr: int = 1  # with ack = all: members that have to be in sync, the master counted, or sends are refused
+    lag_max_s: float = 3.0  # a slave that has not caught up for so long is not in sync
+    learner: bool = False  # a slave that follows and never counts as in sync
+    failover: str = "static"  # static: an operator names the master; etcd: the group elects it
+    etcd: str = ""  # host:port[,…] of etcd's members
+    etcd_ca: Path | None = None  # PEM; given: TLS
+    etcd_certificate: Path | None = None  # PEM; the broker's own
+    etcd_key: Path | None = None
+    etcd_user: str = ""
+    etcd_password_file: Path | None = None
+    etcd_leader_change_s: float = 1.4  # how long etcd is away when its leader dies
+    lease_s: float = 3.0  # a master that was not heard of for so long is replaced
+    renew_s: float = 0.5
+    takeover_on_refusal: bool = True  # at once when the master's host refuses connections; off behind proxies that do so
+    unclean_election: bool = False  # after ten leases without a master any member may lead, whatever it lacks
+    failover_init: bool = False  # create the group in etcd although this log is not empty
     advertised: str = "auto"  # host:port that clients are told; auto: where the asker can reach us
     official_advertised: str = "auto"  # the same for the official API; auto: where the data plane is reached
     flush: str = "async"  # async: answered when written, fdatasync every flush_interval_ms; sync: after fdatasync
@@ -60,6 +78,23 @@ class BrokerOptions:
         for name in ("port", "grpc_port", "http_port"):
             _within(name, getattr(self, name), 0, 65_535)
         _within("broker_id", self.broker_id, 0, 1_000)
+        _among("ack", self.ack, ("local", "all"))
+        _within("min_isr", self.min_isr, 1, 65)
+        if self.min_isr > 1 and self.ack != "all":
+            raise BadRequest(f"option min_isr is {self.min_isr}, which needs ack all")
+        _within("lag_max_s", self.lag_max_s, 0.1, 3_600)
+        _among("failover", self.failover, ("static", "etcd"))
+        _within("lease_s", self.lease_s, 0.5, 300)
+        _within("renew_s", self.renew_s, 0.05, 60)
+        _within("etcd_leader_change_s", self.etcd_leader_change_s, 0, 60)
+        if (self.failover == "etcd") != bool(self.etcd):
+            raise BadRequest("options failover = etcd and etcd = host:port[,…] belong together")
+        if self.failover == "etcd" and self.master != "auto":
+            raise BadRequest("option master names a master, and failover = etcd elects one")
+        if self.failover == "etcd" and self.advertised == "auto" and self.host in ("0.0.0.0", "::"):  # noqa: S104
+            raise BadRequest("option failover = etcd needs advertised: the other members have to find this one")
+        if self.master != "auto":
+            parse_endpoint(self.master)
         _within("flush_interval_ms", self.flush_interval_ms, 10, 60_000)
         _within("retention_hours", self.retention_hours, 0.001, 24 * 3650)
         _within("retention_bytes", self.retention_bytes, 0, 1 << 60)

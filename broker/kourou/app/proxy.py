@@ -101,6 +101,9 @@ class ProxyProcess:
         self._serving = True
         return {"official gRPC": str(official), "http": f"http://{http}"}
 
+    def status_line(self) -> str:
+        return "serves" if self._reaches_brokers() else "waits for a broker"
+
     async def stop(self) -> None:
         self._serving = False
         await self._tasks.stop()

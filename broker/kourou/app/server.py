@@ -12,6 +12,7 @@ from kourou.app.tunnel import TunnelHandlers
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
 from kourou.runtime import gc_tame
+from kourou.runtime.metrics import Metrics
 from kourou.runtime.process import bound, http_pages
 from kourou.runtime.tasks import Periodic
 from kourou.transport.server import DataPlaneServer, Handler, ServerIdentity, ServerLimits
@@ -27,19 +28,26 @@ class BrokerServer:
         self.log = log
         self.stopped = asyncio.Event()
         self.failure: str | None = None
-        self.node = BrokerNode(options, log=log, on_failure=self.fail)
+        self.node = self.make_node()
         self.tasks = Periodic(log, on_bug=self.fail)
         self.port = self.official_port = 0
         self._serving = False
         self._official: OfficialApi | None = None
-        self._http = http_pages(self.node.metrics, serving=lambda: self._serving)
+        self._http = http_pages(_PresentMetrics(self), serving=self.is_ready)
         self._server: DataPlaneServer | None = None
+
+    def make_node(self) -> BrokerNode:
+        return BrokerNode(self.options, log=self.log, on_failure=self.fail)
 
     def fail(self, reason: str) -> None:
         """Something that can't be lived with: stop, and say so in the exit status."""
         self.log.error("node_failed", reason=reason)
         self.failure = self.failure or reason
         self.stopped.set()
+
+    def is_ready(self) -> bool:
+        """May it be sent work?"""
+        return self._serving
 
     def more_handlers(self) -> dict[int, Handler]:
         """Served beside the broker's own."""
@@ -53,18 +61,35 @@ class BrokerServer:
         """The node is about to stop."""
 
     async def start(self) -> dict[str, str]:
-        options, node = self.options, self.node
-        node.open()
+        self.node.open()
+        data = await self.listen(self.node_handlers())
+        official = await self.listen_official()
+        http = await self.listen_http()
+        self.keep_house()
+        await self.register()
+        self._serving = True
+        return {"data plane": str(data), "official gRPC": str(official), "http": f"http://{http}"}
+
+    def node_handlers(self) -> dict[int, Handler]:
+        node = self.node
+        return {**node.handlers(), **TunnelHandlers(node.gateway).table(), **self.more_handlers()}
+
+    async def listen(self, handlers: dict[int, Handler]) -> Endpoint:
+        options = self.options
         self._server = DataPlaneServer(
-            {**node.handlers(), **TunnelHandlers(node.gateway).table(), **self.more_handlers()},
+            handlers,
             identity=ServerIdentity(self.ROLE, options.name, options.cluster, VERSION),
             log=self.log,
             bounds=ServerLimits(connections_max=options.max_connections),
         )
-        node.watch(self._server)
-        host = options.host
-        data = await bound("data plane", Endpoint(host, options.port), self._server.listen(host, options.port))
+        self.node.watch(self._server)
+        endpoint = Endpoint(options.host, options.port)
+        data = await bound("data plane", endpoint, self._server.listen(endpoint.host, endpoint.port))
         self.port = data.port
+        return data
+
+    async def listen_official(self) -> Endpoint:
+        options, node = self.options, self.node
         self._official = OfficialApi(
             {**node.gateway.methods(), **node.official_admin.methods()},
             engine=options.grpc_engine,
@@ -72,17 +97,24 @@ class BrokerServer:
             certificate=options.tls_certificate,
             key=options.tls_key,
             connections=options.max_connections,
-            serving=lambda: self._serving,
+            serving=self.is_ready,
             log=self.log,
         )
-        official = await bound("gRPC", Endpoint(host, options.grpc_port), self._official.listen(host, options.grpc_port))
+        endpoint = Endpoint(options.host, self.official_port or options.grpc_port)
+        official = await bound("gRPC", endpoint, self._official.listen(endpoint.host, endpoint.port))
         self.official_port = official.port
-        http = await bound("HTTP", Endpoint(host, options.http_port), self._http.listen(host, options.http_port))
-        node.keep_house(self.tasks)
+        return official
+
+    async def listen_http(self) -> Endpoint:
+        endpoint = Endpoint(self.options.host, self.options.http_port)
+        return await bound("HTTP", endpoint, self._http.listen(endpoint.host, endpoint.port))
+
+    def keep_house(self) -> None:
+        self.node.keep_house(self.tasks)
         self.tasks.every(10.0, "collect", gc_tame.collect)
-        await self.register()
-        self._serving = True
-        return {"data plane": str(data), "official gRPC": str(official), "http": f"http://{http}"}
+
+    def status_line(self) -> str:
+        return f"{self.options.name} serves, epoch {self.node.store.epoch}"
 
     async def stop(self) -> None:
         """Finish what is under way, make it durable, close."""
@@ -95,3 +127,13 @@ class BrokerServer:
         await self._http.close()
         await self.tasks.stop()
         await self.node.close()
+
+
+class _PresentMetrics(Metrics):
+    """Those of the node that is there when somebody asks."""
+
+    def __init__(self, server: BrokerServer) -> None:
+        self._of = server
+
+    def render(self) -> bytes:
+        return self._of.node.metrics.render()

@@ -134,7 +134,14 @@ class ClusterTunnel:
         self.on_command(str(bytes(message.header), "utf-8", "replace"), bytes(message.body))
 
     async def keep(self) -> None:
-        """Dial brokers that are back, so that they learn of our clients; called every second or so."""
+        """Learn of the brokers, before anybody asks, and dial those that are back, so that they learn of our clients; called
+        every second or so."""
+        if not self.brokers():
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._cluster.refresh_brokers()
+            except (KourouError, TimeoutError):
+                return
         for broker in self.brokers():
             try:
                 async with asyncio.timeout(1.0):

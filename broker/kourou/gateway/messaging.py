@@ -89,7 +89,9 @@ class Messaging(Protocol):
         attempt_id: str,
         renewed: bool,
         done: Callable[[Any], None],  # gets a sequence of Delivered, or a KourouError
-    ) -> Parked: ...
+    ) -> Parked:
+        """``limit`` 0: nothing is taken, and it is answered when there may be something."""
+        ...
 
     def cancel(self, parked: Parked) -> None: ...
 

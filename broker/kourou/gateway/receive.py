@@ -26,6 +26,7 @@ WAIT_MS_MAX = 60_000
 ATTEMPT_ID_CHARACTERS_MAX = 255  # kept for a while
 CUT_MS_MIN = 4_500  # a poll longer than its deadline is cut short, but not shorter than this: it is a mistake then
 RESERVE_MS = 200  # an answer leaves so long before the caller's deadline
+WATCH = "Watch"  # a call between gateways, beside those of the service
 ANSWERED = service.ReceiveMessageResponse(status=OK).SerializeToString()
 
 
@@ -79,6 +80,31 @@ class ReceiveHandlers:
             raise Refused(Code.MESSAGE_NOT_FOUND, "no message came in time")
         self._answer(call, request.message_queue.topic, outcome)
         await call.drain()
+
+    async def watch(self, data: bytes, call: Call) -> None:
+        """Until there may be something for such a receive, or its time is over; nothing is taken."""
+        request = service.ReceiveMessageRequest.FromString(data)
+        topic = topic_name(request.message_queue.topic, call)
+        self._messaging.topic(topic)
+        view = await self._messaging.group(group_name(request.group, call))
+        future: asyncio.Future[Sequence[Delivered] | KourouError] = asyncio.get_running_loop().create_future()
+        parked = self._messaging.receive(
+            view,
+            topic,
+            queue=None,
+            client=client_id(call),
+            limit=0,
+            invisible_ms=INVISIBLE_MS_MIN,
+            wait_ms=wait_of(request, call),
+            wanted=wanted_of(request.filter_expression),
+            attempt_id="",
+            renewed=False,
+            done=_setter(future),
+        )
+        call.on_cancel(lambda: self._gone(parked, future))
+        outcome = await future
+        if isinstance(outcome, KourouError):
+            raise outcome
 
     def _take_back(self, group: str, outcome: Sequence[Delivered] | KourouError) -> None:
         """Whoever asked has gone before anything was sent: others get it at once, and it does not count."""

@@ -23,6 +23,7 @@ from kourou.core.views import GroupView, RouteView
 from kourou.gateway.calls import PACKAGE, Stream, Unary, guarded_stream, guarded_unary
 from kourou.gateway.clients import Clients, GatewayClient
 from kourou.gateway.names import client_id, topic_name
+from kourou.gateway.remotereceive import RemoteReceive
 from kourou.gateway.routes import RouteHandlers
 from kourou.gateway.settings import merged
 from kourou.gateway.status import OK, Code, Refused, common, status_of
@@ -64,6 +65,7 @@ class RemoteGateway:
         self.clients = Clients(clock=clock, gone=self._gone)
         self._telemetry = RemoteTelemetry(self, tunnel, self.clients)
         self._routes = RouteHandlers(tunnel)
+        self._receiving = RemoteReceive(tunnel, self.clients, self._any)
 
     def methods(self) -> dict[str, Method]:
         to_queue, passed = self._to_queue, self._pass
@@ -93,10 +95,7 @@ class RemoteGateway:
             "QueryOffset": (to_queue("QueryOffset", service.QueryOffsetRequest), service.QueryOffsetResponse),
         }
         streams: dict[str, tuple[Stream, Callable[..., Message]]] = {
-            "ReceiveMessage": (
-                self._stream("ReceiveMessage", service.ReceiveMessageRequest),
-                service.ReceiveMessageResponse,
-            ),
+            "ReceiveMessage": (self._receiving.receive, service.ReceiveMessageResponse),
             "PullMessage": (self._stream("PullMessage", service.PullMessageRequest), service.PullMessageResponse),
         }
         methods = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from kourou.core.advertise import is_loopback
-from kourou.core.route import Endpoint, TopicType
+from kourou.core.route import Endpoint, TopicRoute, TopicType
 from kourou.core.views import GroupView, RouteView
 from kourou.gateway.convert import TYPES
 from kourou.gateway.names import client_id, group_name, topic_name
@@ -36,12 +36,10 @@ class RouteHandlers:
         check_endpoints(request.endpoints)
         view = await self._messaging.route(topic_name(request.topic, call))
         response = service.QueryRouteResponse(status=OK)
-        for broker in view.route.brokers:
-            endpoints = endpoints_of(view, broker.broker, request.endpoints)
-            if endpoints is None:
-                continue
-            for queue in range(broker.queues):
-                self._queue(response.message_queues.add(), request.topic, view, broker.broker, queue, endpoints)
+        for broker, number in ordered_queues(view.route):
+            endpoints = endpoints_of(view, broker, request.endpoints)
+            if endpoints is not None:
+                self._queue(response.message_queues.add(), request.topic, view, broker, number, endpoints)
         if not response.message_queues:
             raise Refused(Code.TOPIC_NOT_FOUND, f"topic {view.route.topic} has no queue that can be reached")
         return response.SerializeToString()
@@ -77,6 +75,14 @@ class RouteHandlers:
         if not response.assignments:
             raise Refused(Code.FORBIDDEN, f"topic {name} has no queue that can be read")
         return response.SerializeToString()
+
+
+def ordered_queues(route: TopicRoute) -> list[tuple[str, int]]:
+    """As routes list them. Clients go through them in this order, so brokers take turns; but the place in the list is what
+    gives a message group its queue, so that of a FIFO topic stays what it is."""
+    if route.type is TopicType.FIFO:
+        return list(route.queues)
+    return sorted(route.queues, key=lambda queue: queue[1])
 
 
 def check_endpoints(endpoints: pb.Endpoints) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from kourou.core.clock import Clock
-from kourou.core.errors import KourouError
+from kourou.core.errors import KourouError, NotMaster
 from kourou.gateway.checks import check_message, kind_of
 from kourou.gateway.convert import outgoing
 from kourou.gateway.messaging import Messaging, Sent
 from kourou.gateway.names import client_id, topic_name
+from kourou.gateway.passing import Passing
 from kourou.gateway.status import OK, Code, Refused, common, status_of
 from kourou.http2.call import Call
 from kourou.proto.rocketmq.v2 import definition_pb2 as pb
@@ -20,8 +22,10 @@ MESSAGES_MAX = 1_024
 
 
 class SendHandlers:
-    def __init__(self, messaging: Messaging, *, clock: Clock) -> None:
+    def __init__(self, messaging: Messaging, passing: Passing, *, clock: Clock) -> None:
         self._messaging = messaging
+        self._passing = passing
+        self._tasks: set[asyncio.Task[None]] = set()
         self._clock = clock
         self.sent = 0
         self.refused = 0
@@ -86,8 +90,28 @@ class SendHandlers:
             out = outgoing(message, topic, kind, now_ms=self._clock.wall_ms(), peer=call.peer)
             self._messaging.send(out, done)
         except (Refused, KourouError) as failure:
+            if isinstance(failure, NotMaster) and failure.owner and self._passing.may(call):
+                self._spawn(self._pass_on(failure.owner, message, call, settle))
+                return
             self.refused += 1
             settle(service.SendResultEntry(status=status_of(failure), message_id=message_id))
+
+    async def _pass_on(
+        self, broker: str, message: pb.Message, call: Call, settle: Callable[[service.SendResultEntry], None]
+    ) -> None:
+        request = service.SendMessageRequest(messages=[message]).SerializeToString()
+        try:
+            answer = service.SendMessageResponse.FromString(await self._passing.on(broker, "SendMessage", request, call))
+            entry = answer.entries[0] if answer.entries else service.SendResultEntry(status=answer.status)
+        except Exception as failure:
+            self.refused += 1
+            entry = service.SendResultEntry(status=status_of(failure), message_id=message.system_properties.message_id)
+        settle(entry)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _settler(

@@ -15,7 +15,8 @@ from kourou.gateway.lite import LiteHandlers
 from kourou.gateway.messaging import Messaging, Stored
 from kourou.gateway.names import NAMESPACE_SEPARATOR, client_id
 from kourou.gateway.offsets import OffsetHandlers
-from kourou.gateway.receive import ReceiveHandlers
+from kourou.gateway.passing import Passing
+from kourou.gateway.receive import WATCH, ReceiveHandlers
 from kourou.gateway.routes import RouteHandlers
 from kourou.gateway.send import SendHandlers
 from kourou.gateway.settle import SettleHandlers
@@ -34,10 +35,11 @@ class Gateway:
         self._log = log
         self._messaging = messaging
         self.clients = Clients(clock=clock, gone=self._gone)
-        self.sending = SendHandlers(messaging, clock=clock)
+        self.passing = Passing()
+        self.sending = SendHandlers(messaging, self.passing, clock=clock)
         self.receiving = ReceiveHandlers(messaging, self.clients)
         self.telemetry = TelemetryHandlers(messaging, self.clients)
-        self._settling = SettleHandlers(messaging)
+        self._settling = SettleHandlers(messaging, self.passing)
         self._routes = RouteHandlers(messaging)
         self._offsets = OffsetHandlers(messaging)
         self._lite = LiteHandlers(messaging)
@@ -81,6 +83,9 @@ class Gateway:
             return [service.TelemetryCommand(status=ok(), settings=settings).SerializeToString()]
         if method == ANSWERED:
             self.telemetry.answered(service.TelemetryCommand.FromString(data))
+            return []
+        if method == WATCH:
+            await self.receiving.watch(data, call)
             return []
         known = self._methods.get(f"/{PACKAGE}.MessagingService/{method}")
         if known is None or known.kind is Kind.BIDI_STREAM:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from kourou.core.errors import KourouError
+from kourou.core.handles import broker_of
 from kourou.gateway.convert import milliseconds
 from kourou.gateway.messaging import Messaging
 from kourou.gateway.names import client_id, group_name, topic_name
+from kourou.gateway.passing import Passing
 from kourou.gateway.receive import INVISIBLE_MS_MAX
 from kourou.gateway.status import OK, Code, Refused, common, status_of
 from kourou.http2.call import Call
@@ -15,11 +17,13 @@ from kourou.proto.rocketmq.v2 import definition_pb2 as pb
 from kourou.proto.rocketmq.v2 import service_pb2 as service
 
 ENTRIES_MAX = 1_024
+RECALL = 2  # kind of handle
 
 
 class SettleHandlers:
-    def __init__(self, messaging: Messaging) -> None:
+    def __init__(self, messaging: Messaging, passing: Passing) -> None:
         self._messaging = messaging
+        self._passing = passing
 
     def ack(self, data: bytes, call: Call) -> asyncio.Future[bytes]:
         request = service.AckMessageRequest.FromString(data)
@@ -99,5 +103,7 @@ class SettleHandlers:
         request = service.RecallMessageRequest.FromString(data)
         client_id(call)
         topic = topic_name(request.topic, call)
+        if self._passing.may(call) and (broker := broker_of(request.recall_handle, RECALL)) != self._messaging.broker:
+            return await self._passing.on(broker, "RecallMessage", data, call)
         message_id = await self._messaging.recall(topic, request.recall_handle)
         return service.RecallMessageResponse(status=OK, message_id=message_id).SerializeToString()

@@ -120,6 +120,8 @@ type change func(*rmq.Message)
 func tag(tag string) change             { return func(m *rmq.Message) { m.SetTag(tag) } }
 func messageGroup(name string) change   { return func(m *rmq.Message) { m.SetMessageGroup(name) } }
 func deliverAt(at time.Time) change     { return func(m *rmq.Message) { m.SetDelayTimestamp(at) } }
+func priority(level int32) change       { return func(m *rmq.Message) { _ = m.SetPriority(level) } }
+func lite(name string) change           { return func(m *rmq.Message) { m.SetLiteTopic(name) } }
 func property(key, value string) change { return func(m *rmq.Message) { m.AddProperty(key, value) } }
 
 func message(topic, body string, changes ...change) *rmq.Message {

@@ -1,12 +1,14 @@
 """A soak: official Python, Node and Java clients and our own, mixed message types, a server that is killed again and again.
 
-    python -m tests.compat.soak.run --minutes 10 --kill-every-s 45 --seed 7
+    python -m tests.compat.soak.run --minutes 10 --kill-every-s 45 --seed 7         one standalone node is killed
+    python -m tests.compat.soak.run --brokers 2                                     one broker of a cluster at a time
+    python -m tests.compat.soak.run --brokers 2 --proxy                             official clients go through a proxy
 
 Workers are processes that write facts to their output (see checker.py). They are called with the server's address, their
 name, messages a second, a seed, and {kind: [topic, group]}; a line on their input says "send no more", its end "stop".
 When the time is over they stop sending; once everything is settled, or nothing moves any more, the history is checked.
 
-So far one standalone node is killed (-9, or SIGTERM every third time) and started again on its ports.
+Servers are killed with SIGKILL, every third time with SIGTERM, and started again on their ports (see server.py).
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -33,83 +35,24 @@ if str(ROOT) not in sys.path:  # run as a file
 for source in ("proto", "core", "nameserver", "broker", "client"):
     sys.path.append(str(ROOT / source))
 
-import psutil  # noqa: E402
-
 from kourou.client.blocking import Client  # noqa: E402
 from tests.compat.soak.checker import History, Journal  # noqa: E402
+from tests.compat.soak.memory import Memory  # noqa: E402
+from tests.compat.soak.server import Server  # noqa: E402
 from tests.compat.suites import InstallFailed, Java, Suite, run_installer  # noqa: E402
 from tests.compat.suites import Node as NodeJs  # noqa: E402
 from tests.compat.suites import Python as PythonSuite  # noqa: E402
-from tests.integration.node import Process, environment  # noqa: E402
+from tests.integration.node import environment  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 TOPICS = {kind: [f"soak-{kind}", f"soak-{kind}"] for kind in ("normal", "fifo", "delay", "transaction")}
 NATIVE_GROUPS = {f"soak-{kind}-native": kind for kind in ("normal", "fifo")}
-OUTAGE_TAIL_S = 5.0  # clients may still repeat what they sent when the server had come back
 STILL_S = 60.0
 WORKER_STOP_S = 30.0
 
 
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
-# ---- the server
-
-
-@dataclass(slots=True)
-class Server:
-    """A node that comes back on the same ports and data."""
-
-    data: Path
-    logs: Path
-    ports: tuple[int, int, int] = (0, 0, 0)
-    node: Process | None = None
-    outages: list[tuple[int, int]] = field(default_factory=list)
-    lives: int = 0
-
-    def __post_init__(self) -> None:
-        with socket.socket() as one, socket.socket() as two, socket.socket() as three:
-            for each in (one, two, three):
-                each.bind(("127.0.0.1", 0))
-            self.ports = (one.getsockname()[1], two.getsockname()[1], three.getsockname()[1])
-
-    def start(self) -> None:
-        data, grpc, http = map(str, self.ports)
-        flags = ["--no-auto-create", "--transaction-check-after-s", "9", "--transaction-check-every-s", "5"]
-        self.lives += 1
-        flags += ["--data", str(self.data), "--port", data, "--grpc-port", grpc, "--http-port", http]
-        self.node = Process("standalone", *flags)
-        self.node.wait_for("ready", whole=True)
-
-    def bounce(self, rng: random.Random) -> None:
-        node = self.node
-        assert node is not None
-        since = time.time_ns()
-        if self.lives % 3:
-            node.kill()
-        else:
-            node.stop()
-        self._keep_log(node)
-        time.sleep(rng.uniform(0, 3))  # the outage itself
-        self.start()
-        self.outages.append((since, time.time_ns() + int(OUTAGE_TAIL_S * 1e9)))
-
-    def stop(self) -> None:
-        if self.node is not None and self.node.process.poll() is None:
-            self.node.stop()
-        if self.node is not None:
-            self._keep_log(self.node)
-
-    def _keep_log(self, node: Process) -> None:
-        (self.logs / f"server-{self.lives}.txt").write_text(node.output())
-
-    def rss_mb(self) -> float:
-        assert self.node is not None
-        try:
-            return float(psutil.Process(self.node.process.pid).memory_info().rss) / 1e6
-        except psutil.NoSuchProcess:
-            return 0.0
 
 
 # ---- the workers
@@ -197,7 +140,7 @@ def running(server: Server, options: argparse.Namespace, logs: Path) -> Iterator
     workers: list[Worker] = []
     try:
         for number, (name, (argv, env)) in enumerate(languages(options.cache, options.clients, logs).items()):
-            address = f"127.0.0.1:{server.ports[0 if name == 'native' else 1]}"
+            address = server.native if name == "native" else server.official
             arguments = [address, name, str(options.rate), str(options.seed + number), json.dumps(TOPICS)]
             workers.append(start_worker(name, argv, arguments, env, logs))
         yield workers
@@ -212,7 +155,7 @@ def running(server: Server, options: argparse.Namespace, logs: Path) -> Iterator
 
 
 def create(server: Server) -> None:
-    with Client(f"127.0.0.1:{server.ports[0]}") as client:
+    with Client(server.native) as client:
         for kind, (topic, group) in TOPICS.items():
             client.create_topic(topic, type=kind, queues=8)
             client.create_group(group, fifo=kind == "fifo", max_attempts=1000)
@@ -240,13 +183,19 @@ def drain(workers: list[Worker], history: History) -> None:
         time.sleep(0.5)
 
 
+def server_of(options: argparse.Namespace, scratch: Path, logs: Path) -> Server:
+    if options.brokers:
+        return Server.cluster(scratch, logs, brokers=options.brokers, proxy=options.proxy)
+    return Server.standalone(scratch, logs)
+
+
 def soak(options: argparse.Namespace, scratch: Path, logs: Path, table: IO[str]) -> list[str]:
     rng = random.Random(options.seed)
-    server = Server(scratch / "data", logs)
     faults: list[str] = []
-    samples: list[float] = []
-    server.start()
+    memory: dict[str, Memory] = defaultdict(Memory)
+    server = server_of(options, scratch, logs)
     try:
+        server.start()
         create(server)
         with running(server, options, logs) as workers:
             groups = {group: kind for kind, (_, group) in TOPICS.items()}
@@ -256,13 +205,18 @@ def soak(options: argparse.Namespace, scratch: Path, logs: Path, table: IO[str])
             next_kill = started + options.kill_every_s
             while (passed := time.monotonic() - started) < 60 * options.minutes:
                 time.sleep(1)
-                samples.append(server.rss_mb())
-                table.write(f"{passed:.0f}\t{samples[-1]:.1f}\n")
+                for name, mb in server.rss_mb().items():
+                    memory[name].add(mb, life=server.lives)
+                    table.write(f"{passed:.0f}\t{name}\t{mb:.1f}\n")
+                table.flush()
                 read(workers, history)
+                faults += [f"{name} ended by itself" for name in server.fell()]
+                if faults:
+                    break
                 if time.monotonic() > next_kill and options.kill_every_s > 0:
-                    server.bounce(rng)
+                    killed = server.bounce(rng)
                     next_kill = time.monotonic() + options.kill_every_s
-                    say(f"life {server.lives}; {history.counts()}; RSS {samples[-1]:.0f} MB")
+                    say(f"{killed} is back; {history.counts()}")
             for worker in workers:
                 worker.tell("send no more\n")
             say("draining")
@@ -273,10 +227,11 @@ def soak(options: argparse.Namespace, scratch: Path, logs: Path, table: IO[str])
         server.stop()
     faults += history.faults(server.outages)
     faults += [f"worker {worker.name} did nothing" for worker in workers if worker.journal.file.stat().st_size == 0]
-    memory = f"RSS {min(samples):.0f} to {max(samples):.0f} MB, last {samples[-1]:.0f}"
-    say(f"{history.counts()}; {server.lives - 1} outages; {memory}")
-    if max(samples) > options.rss_limit_mb:
-        faults.append(f"memory: {max(samples):.0f} MB")
+    say(f"{history.counts()}; {server.lives - 1} outages")
+    for name, samples in memory.items():
+        say(f"memory of {name}: {samples}")
+        if (fault := samples.fault(options.rss_limit_mb)) is not None:
+            faults.append(f"memory of {name}: {fault}")
     return faults
 
 
@@ -284,6 +239,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--kill-every-s", type=float, default=45.0, help="0: never (default: %(default)s)")
+    parser.add_argument("--brokers", type=int, default=0, help="of a cluster; 0: a standalone node (default: %(default)s)")
+    parser.add_argument("--proxy", action="store_true", help="official clients know a proxy, not the nameserver")
     parser.add_argument("--rate", type=float, default=20.0, help="messages a second of each client (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rss-limit-mb", type=float, default=1024.0)

@@ -26,6 +26,7 @@ import org.apache.rocketmq.client.apis.ClientServiceProvider;
 import org.apache.rocketmq.client.apis.consumer.ConsumeResult;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
 import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
+import org.apache.rocketmq.client.apis.consumer.LitePushConsumer;
 import org.apache.rocketmq.client.apis.consumer.PushConsumer;
 import org.apache.rocketmq.client.apis.consumer.SimpleConsumer;
 import org.apache.rocketmq.client.apis.message.MessageBuilder;
@@ -42,6 +43,8 @@ final class Env implements AutoCloseable {
     static final Duration SLACK = knob("REDELIVERY_SLACK_S", 12);
     static final Duration TXN_CHECK = knob("TXN_CHECK_S", 15);
     static final long LATENCY_MS = knob("LATENCY_MS", 500).toMillis() / 1000;
+    /** That topics are spread over; each has a priority of its own. */
+    static final long BROKERS = knob("BROKERS", 1).toSeconds();
     static final Duration LONG = Duration.ofSeconds(60);
     static final Duration SOON = Duration.ofSeconds(30);
     /** The client's default; COMPAT_TLS=false runs the whole suite without. */
@@ -140,6 +143,12 @@ final class Env implements AutoCloseable {
         return opened(PROVIDER.newPushConsumerBuilder().setClientConfiguration(configuration()).setConsumerGroup(group)
             .setSubscriptionExpressions(Collections.singletonMap(topic, filter))
             .setMessageListener(listener::apply).build());
+    }
+
+    LitePushConsumer litePush(String group, String topic, Function<MessageView, ConsumeResult> listener)
+        throws ClientException {
+        return opened(PROVIDER.newLitePushConsumerBuilder().setClientConfiguration(configuration()).setConsumerGroup(group)
+            .bindTopic(topic).setMessageListener(listener::apply).build());
     }
 
     /** All at once: a push consumer waits for its long polls. */

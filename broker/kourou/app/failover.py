@@ -1,0 +1,417 @@
+"""A broker whose group elects its master: a ``BrokerProcess`` whose roles are decided by an ``Election``.
+
+It starts as a slave of nobody. Whatever is decided is done under ``_changing``, as every change of role; only a fence
+does not wait: from that moment on nothing is confirmed or answered as master.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kourou.app.broker import BrokerProcess
+from kourou.app.member import MemberNode
+from kourou.app.options import BrokerOptions
+from kourou.broker.edge.etcd import Etcd, EtcdAccess
+from kourou.broker.edge.members import MemberHandlers, refusing
+from kourou.broker.edge.replication import dial, is_refused
+from kourou.broker.machines.electedmaster import ElectedMaster, SetWanted
+from kourou.broker.machines.election import Candidate, ElectionOptions
+from kourou.broker.machines.electionstate import Keys, Replica
+from kourou.broker.machines.replication import Member
+from kourou.broker.services.election.elected import ElectedReplication
+from kourou.broker.services.election.election import Election
+from kourou.broker.services.election.roles import Follow, Lead, Position
+from kourou.broker.services.replication.master import MasterReplication
+from kourou.broker.services.replication.slave import MasterLink
+from kourou.broker.store.incarnation import Incarnations
+from kourou.broker.store.standing import MASTER, SLAVE
+from kourou.core import fields, wire
+from kourou.core.errors import BadRequest, DamagedLog, KourouError, NotConnected, NotMaster, OutcomeUnknown
+from kourou.core.route import Endpoint, parse_endpoint
+from kourou.core.wire import Code, WireMessage
+from kourou.runtime.clock import BootClock
+from kourou.transport.connection import connect
+from kourou.transport.server import Handler, Peer
+
+ETCD_PORT = 2379
+LEAVE_S = 5.0
+DRAIN_S = 2.0
+PROBES = 2
+PROBE_PAUSE_S = 0.02
+PLEDGE_S = 0.4
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class ElectedNode(MemberNode):
+    """``term`` is what the next term begins with."""
+
+    nonce = ""
+    on_close: Callable[[], None] = staticmethod(lambda: None)
+    term: Lead | None = None
+    leads: Callable[[], bool]
+    on_wanted: Callable[[int, SetWanted], None]
+
+    def open_storage(self) -> None:
+        super().open_storage()
+        storage = Replica(self.identity.storage_uuid, self.nonce, "").incarnation
+        self.me = Member(self.identity.cluster, self.identity.broker, self.identity.broker_id, storage)
+
+    def begin_term(
+        self, *, promoted: bool, on_step_down: Callable[[int, str], None], refused: Callable[[str], Awaitable[bool]]
+    ) -> MasterReplication:
+        options, store, term = self.options, self.store, self.term
+        assert term is not None
+        self.note_standing()
+        confirm = self.standing.confirm
+        self.standing.note(epoch=term.epoch, confirm=confirm, promised=self.standing.promised, role=MASTER)
+        store.begin_epoch(term.epoch, store_ms=self.clock.wall_ms())
+        self.slave = None
+        machine = ElectedMaster(
+            self.me,
+            self._facts(),
+            sss=term.sss,
+            elr=term.elr,
+            storages=term.storages,
+            leads=self.leads,
+            now_ms=self.clock.monotonic_ms(),
+            epoch=term.epoch,
+            confirm=confirm,
+            ack_all=options.ack == "all",
+            min_isr=options.min_isr,
+            sync_flush=options.flush == "sync",
+            lag_ms_max=int(options.lag_max_s * 1000),
+        )
+        self.journal = self.new_journal(confirmed=machine.confirm)
+        self.master = ElectedReplication(
+            store,
+            machine,
+            clock=self.clock,
+            read_executor=self._read_pool,
+            log=self._log,
+            on_step_down=on_step_down,
+            refused=refused,
+            on_wanted=partial(self.on_wanted, term.epoch),
+        )
+        self.master.moved = self.journal.moved
+        self._attach(self.journal, self.master)
+        return self.master
+
+    def forget_promises(self) -> None:
+        """An operator, or the loss of all page caches, has decided that some of what was promised is gone."""
+        self.standing.note(epoch=self.epoch, confirm=0, promised=0, role=SLAVE)
+
+    def let_go(self) -> None:
+        self.on_close()  # all is durable
+        super().let_go()
+
+
+class FailoverProcess(BrokerProcess):
+    """``Roles`` of services.election."""
+
+    node: ElectedNode
+
+    def __init__(self, options: BrokerOptions, *, log: Any) -> None:
+        self._nonce = secrets.token_hex(8)
+        self._election: Election | None = None
+        self._target: Follow | None = None
+        super().__init__(options, log=log)
+
+    def make_node(self) -> ElectedNode:
+        node = ElectedNode(self.options, log=self.log, on_failure=self._disk_failed)
+        node.nonce = self._nonce
+        node.leads = lambda: self._election is not None and self._election.leads()
+        node.on_wanted = self._set_wanted
+        return node
+
+    # ---- start and stop
+
+    async def start(self) -> dict[str, str]:
+        urls = await super().start()
+        options = self.options
+        self._members = PledgingMembers(
+            self._pledge, status=self._status, digest=lambda: self.node.digest(), promote=self._promote
+        )
+        election = Election(
+            Etcd(etcd_access(options)),
+            self._candidate(urls["data plane"]),
+            Keys(options.cluster, options.name),
+            election_options(options),
+            self,
+            clock=BootClock(),
+            log=self.log,
+            on_bug=self.fail,
+        )
+        self._election = election
+        election.start()
+        return urls
+
+    async def unregister(self) -> None:
+        self._stopping = True
+        if self._election is not None:
+            await self._election.leave(LEAVE_S)
+            await self._election.close()
+            self.node.on_close = self._closed
+        await super().unregister()
+
+    def _closed(self) -> None:
+        if self.failure is None:
+            self._incarnations.closed(self.node.store.files)
+
+    async def _leads(self) -> bool:
+        return False  # nobody has decided yet
+
+    def _candidate(self, data_plane: str) -> Candidate:
+        """Who this process is to its group. Its nonce is durable before anybody hears of it."""
+        node, options = self.node, self.options
+        boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+        try:
+            before = Incarnations.load(node.store.files)
+        except DamagedLog as failure:
+            self.log.error("incarnations_lost", reason=str(failure))
+            before = Incarnations((), "", False)
+        rebooted = not before.clean and before.boot != boot and options.flush == "async"
+        lost = node.store.end_offset < node.standing.promised
+        self._incarnations = before.begun(node.store.files, self._nonce, boot)
+        if lost or rebooted:
+            self.log.warning("started_cold", lost_promised=lost, machine_rebooted=rebooted)
+        return Candidate(
+            options.broker_id,
+            node.identity.storage_uuid,
+            self._nonce,
+            frozenset(before.nonces),
+            options.advertised if options.advertised != "auto" else data_plane,
+            lost or rebooted,
+            Position(node.store.epoch, node.store.end_offset),
+        )
+
+    def _disk_failed(self, reason: str) -> None:
+        if self._election is not None:
+            self._election.faulty(reason)
+        self.fail(reason)
+
+    # ---- Roles
+
+    def fence(self, reason: str) -> None:
+        node = self.node
+        if node.master is None:
+            return
+        node.master.machine.over = True
+        assert self._server is not None
+        self._serve(refusing(self._members.table(), self._not_master))
+        self._server.drop_peers("this broker is not the master any more")
+        if not self._stopping:
+            self._spawn(self._reopen(node))
+
+    async def quiet(self) -> Position:
+        while True:
+            async with self._changing:
+                node = self.node
+                slave = node.slave
+                if slave is None or not slave.machine.over or slave.machine.halted is not None:
+                    if slave is not None:
+                        await slave.stop()
+                        node.note_standing()
+                    return Position(node.store.epoch, node.store.end_offset)
+            await asyncio.sleep(0.01)  # its log is about to be cut
+
+    async def lead(self, term: Lead) -> None:
+        async with self._changing:
+            election, node = self._election, self.node
+            if election is None or election.elector.term is None or election.elector.term.epoch != term.epoch:
+                return
+            self._target = None
+            node.term = term
+            await self._lead(promoted=True)
+
+    async def follow(self, master: Follow) -> None:
+        async with self._changing:
+            node = self.node
+            self._target = master
+            if node.master is not None:
+                return  # it is about to be a slave; it will look at the target then
+            await self._follow_anew(forget=any(epoch > node.store.epoch for epoch in master.lossy))
+
+    async def wait(self, reason: str) -> None:
+        async with self._changing:
+            self._target = None
+            self.log.info("without_master", reason=reason)
+            if self.node.master is None:
+                await self._follow_anew(forget=False)
+
+    async def _follow_anew(self, *, forget: bool) -> None:
+        node = self.node
+        if node.slave is not None:
+            await node.slave.stop()
+            if node.slave.machine.over and node.slave.machine.halted is None:
+                return  # its log is about to be cut or copied; it will look at the target then
+            node.note_standing()
+        if forget:
+            node.forget_promises()
+        await self.tasks.stop()
+        self._follow()
+
+    def decided(self, epoch: int, sss: tuple[int, ...], elr: tuple[int, ...]) -> None:
+        master = self.node.master
+        if isinstance(master, ElectedReplication) and master.machine.epoch == epoch:
+            master.decided(sss, elr)
+
+    def renewed(self) -> None:
+        master = self.node.master
+        if isinstance(master, ElectedReplication):
+            master.renewed()
+
+    async def drain(self, to: int | None) -> bool:
+        master = self.node.master
+        if not isinstance(master, ElectedReplication):
+            return False
+        master.draining = True
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while not master.has_everything(to):
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            return False
+        return True
+
+    def resume(self) -> None:
+        if isinstance(self.node.master, ElectedReplication):
+            self.node.master.draining = False
+
+    async def ask_pledge(self, replica: int, address: str, epoch: int) -> bool:
+        try:
+            async with asyncio.timeout(PLEDGE_S):
+                connection = await connect(parse_endpoint(address), client_id=f"pledge-{replica}", handlers={})
+        except TimeoutError:
+            raise NotConnected(f"member {replica} does not answer") from None
+        try:
+            answer = await connection.ask_json(Code.PLEDGE, {"epoch": epoch}, timeout_s=PLEDGE_S)
+            return fields.flag(answer, "pledged", False)
+        finally:
+            connection.close()
+
+    def halt(self, reason: str) -> None:
+        self.fail(reason)
+
+    # ---- the rest of the broker
+
+    def _set_wanted(self, epoch: int, wanted: SetWanted) -> None:
+        if self._election is not None:
+            self._election.set_wanted(epoch, wanted.members, wanted.incarnations)
+
+    def _step_down(self, epoch: int, reason: str) -> None:
+        if self._election is not None:
+            self._election.outdated(epoch, reason)
+
+    def _group_changed(self) -> None:
+        pass  # etcd says who leads
+
+    async def _dial(self, handlers: dict[int, Callable[[WireMessage], None]], lost: Callable[[str], None]) -> MasterLink:
+        target = self._target
+        if target is None or target.master == self.options.broker_id:
+            raise NotConnected("the group has no master at present")
+
+        def ended(reason: str) -> None:
+            lost(reason)
+            self._look_for(target)
+
+        try:
+            return await dial(
+                parse_endpoint(target.address),
+                self.options.name,
+                client_id=f"{self.options.name}-{self.options.broker_id}",
+                handlers=handlers,
+                lost=ended,
+            )
+        except KourouError:
+            self._look_for(target)
+            raise
+
+    def _look_for(self, target: Follow) -> None:
+        if not self._stopping:
+            self._spawn(self._probe(target))
+
+    async def _probe(self, target: Follow) -> None:
+        """The master's connection has ended, or none was to be had: is its process gone?"""
+        for _ in range(PROBES):
+            if not await is_refused(target.address):
+                return
+            await asyncio.sleep(PROBE_PAUSE_S)
+        if self._election is not None and self._target is target:
+            self._election.master_refuses(target.epoch)
+
+    async def _promote(self, accept_loss: bool) -> dict[str, Any]:
+        """Hand over to this member; or, where there is no master, make it one whatever it lacks."""
+        election = self._election
+        if election is None:
+            raise NotConnected("this broker has just begun")
+        if self.node.master is not None:
+            raise BadRequest(f"this broker is the master of epoch {self.node.epoch} already")
+        before = self.node.epoch
+        try:
+            await election.request("elect" if accept_loss else "switchover", self.options.broker_id)
+            async with asyncio.timeout(20):
+                while self.node.master is None:
+                    await asyncio.sleep(0.02)
+        except OutcomeUnknown as failure:
+            raise NotConnected(str(failure)) from None
+        except TimeoutError:
+            raise NotMaster(
+                f"no switchover within 20 s; the epoch was {before}. A member that is not in sync is refused; where there is no "
+                f"master, --accept-loss makes this one the master when the last lease is over"
+            ) from None
+        return {"epoch": self.node.epoch, "log_offset": self.node.store.end_offset}
+
+    def _status(self) -> dict[str, Any]:
+        election = {} if self._election is None else self._election.status()
+        return {**super()._status(), "failover": election}
+
+    def _pledge(self, epoch: int) -> bool:
+        return self._election is not None and self._election.asked_to_pledge(epoch)
+
+
+class PledgingMembers(MemberHandlers):
+    """PLEDGE beside what every member answers."""
+
+    def __init__(self, pledge: Callable[[int], bool], **others: Any) -> None:
+        super().__init__(**others)
+        self._pledge = pledge
+
+    def table(self) -> dict[int, Handler]:
+        return {**super().table(), Code.PLEDGE: self.pledge}
+
+    def pledge(self, peer: Peer, message: WireMessage) -> None:
+        epoch = fields.number(wire.decode_json(message.body, what="PLEDGE"), "epoch")
+        peer.reply_json(message, {"pledged": self._pledge(epoch)})
+
+
+def etcd_access(options: BrokerOptions) -> EtcdAccess:
+    endpoints: list[Endpoint] = [
+        parse_endpoint(part, default_port=ETCD_PORT) for part in options.etcd.split(",") if part.strip()
+    ]
+    return EtcdAccess(
+        tuple(endpoints),
+        ca=options.etcd_ca,
+        certificate=options.etcd_certificate,
+        key=options.etcd_key,
+        user=options.etcd_user or None,
+        password_file=options.etcd_password_file,
+    )
+
+
+def election_options(options: BrokerOptions) -> ElectionOptions:
+    return ElectionOptions(
+        lease_ms=round(options.lease_s * 1000),
+        renew_ms=round(options.renew_s * 1000),
+        leader_change_ms=round(options.etcd_leader_change_s * 1000),
+        min_isr=options.min_isr,
+        ack_all=options.ack == "all",
+        refusals=options.takeover_on_refusal,
+        unclean=options.unclean_election,
+        learner=options.learner,
+        found=options.failover_init,
+    )

@@ -1,0 +1,352 @@
+"""A member of a broker group: a ``BrokerNode`` that can be a slave, or a master that has slaves.
+
+    open_storage --begin_term--> (slaves dial in; the term's first frame is confirmed) --build--> a master that serves
+         '-------follow--------> a slave --begin_term--> …
+
+A slave whose log has to be cut, and a master that steps down, are closed; the directory is opened again in the new role.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from kourou.app.membermetrics import master_metrics, slave_metrics
+from kourou.app.node import BrokerNode
+from kourou.broker.edge.messages import MessageHandlers
+from kourou.broker.edge.queries import QueryHandlers
+from kourou.broker.edge.replication import ReplicaHandlers
+from kourou.broker.machines.history import next_epoch
+from kourou.broker.machines.replication import LogFacts, Member
+from kourou.broker.machines.replicationmaster import ReplicationMaster
+from kourou.broker.machines.replicationslave import ReplicationSlave
+from kourou.broker.services.fetch import FetchService
+from kourou.broker.services.journal import Journal
+from kourou.broker.services.lookup import LookupService
+from kourou.broker.services.positions import PositionService
+from kourou.broker.services.replication.master import MasterReplication
+from kourou.broker.services.replication.messages import CopyFacts
+from kourou.broker.services.replication.slave import Dial, SlaveReplication
+from kourou.broker.services.upkeep import Upkeep
+from kourou.broker.store import fullcopy
+from kourou.broker.store.copying import cut_back
+from kourou.broker.store.files import OsFiles
+from kourou.broker.store.fullcopy import Copy
+from kourou.broker.store.standing import MASTER, SLAVE, StandingFile
+from kourou.core.errors import FlushFailed
+from kourou.core.version import VERSION
+from kourou.core.wire import Code
+from kourou.runtime.tasks import Periodic
+from kourou.runtime.turns import Turns
+from kourou.transport.server import Handler
+
+LAGGING_BYTES_MAX = 10 * 1024 * 1024 * 1024  # log kept for a slave that is connected and behind
+
+
+class MemberNode(BrokerNode):
+    master: MasterReplication | None = None
+    slave: SlaveReplication | None = None
+    copy: Copy | None = None  # of another member, which the log has to catch up with
+
+    def open_storage(self) -> None:
+        super().open_storage()
+        self.standing = StandingFile(self.store.files)
+        self.me = Member(self.identity.cluster, self.identity.broker, self.identity.broker_id, self.identity.storage_uuid)
+
+    def copied_from(self, files: OsFiles) -> Copy | None:
+        self.copy = fullcopy.load(files)
+        return self.copy
+
+    @property
+    def complete(self) -> bool:
+        """Is the log behind all that is in the state?"""
+        return self.copy is None or self.store.end_offset >= self.copy.offset
+
+    @property
+    def epoch(self) -> int:
+        """The highest that this member knows of."""
+        heard = self.slave.machine.epoch if self.slave is not None else 0
+        return max(self.store.epoch, self.standing.epoch, heard)
+
+    @property
+    def role(self) -> str:
+        if self.master is not None:
+            return "master" if self.built else "starting"
+        return "slave"
+
+    def _facts(self) -> LogFacts:
+        store = self.store
+        return LogFacts(tuple(store.epochs.entries), store.min_offset, store.end_offset, store.synced_offset)
+
+    # ---- master
+
+    def begin_term(
+        self, *, promoted: bool, on_step_down: Callable[[int, str], None], refused: Callable[[str], Awaitable[bool]]
+    ) -> MasterReplication:
+        """Begin an epoch and let slaves dial in. ``build`` the services when ``serving`` is set."""
+        options, store = self.options, self.store
+        self.note_standing()
+        epoch = next_epoch(self.epoch, replica=self.me.replica, promoted=promoted)
+        confirm = self.standing.confirm
+        self.standing.note(epoch=epoch, confirm=confirm, promised=self.standing.promised, role=MASTER)
+        store.begin_epoch(epoch, store_ms=self.clock.wall_ms())
+        if self.slave is not None:
+            self.slave.promoted(epoch)
+            self.slave = None
+        machine = ReplicationMaster(
+            self.me,
+            self._facts(),
+            epoch=epoch,
+            confirm=confirm,
+            ack_all=options.ack == "all",
+            min_isr=options.min_isr,
+            sync_flush=options.flush == "sync",
+            lag_ms_max=int(options.lag_max_s * 1000),
+        )
+        waits = options.ack == "all"
+        self.journal = self.new_journal(confirmed=machine.confirm if waits else None)
+        self.master = MasterReplication(
+            store, machine, clock=self.clock, read_executor=self._read_pool, log=self._log, on_step_down=on_step_down,
+            refused=refused,
+        )  # fmt: skip
+        self.master.moved = self.journal.moved
+        self.metrics.add(lambda: master_metrics(self))
+        if waits:
+            self._attach(self.journal, self.master)
+        else:  # a master without slaves has nobody to ask
+            self.master.attach = partial(self._attach, self.journal, self.master)
+            self.master.serving.set()
+        return self.master
+
+    @staticmethod
+    def _attach(journal: Journal, master: MasterReplication) -> None:
+        if journal.replicas is None:
+            journal.replicas = master
+            journal.moved()
+
+    def master_handlers(self) -> dict[int, Handler]:
+        assert self.master is not None
+        return ReplicaHandlers(self.master, self.store.files.read, executor=self._read_pool).table()
+
+    async def release(self, below: int) -> int:
+        lowest = await super().release(below) if self.built else below
+        if not self.built:
+            timers = self.state.timers.lowest_log_offset()
+            lowest = below if timers is None else min(below, timers)
+        if self.master is not None:
+            needed = self.master.machine.needed_from(lagging_bytes_max=LAGGING_BYTES_MAX)
+            lowest = lowest if needed is None else min(lowest, needed)
+        return min(lowest, self.journal.confirmed)
+
+    # ---- slave
+
+    def follow(
+        self,
+        dial: Dial,
+        *,
+        address: str | None,
+        on_truncate: Callable[[int], None],
+        on_copy: Callable[[CopyFacts, bytes], None],
+        on_changed: Callable[[], None],
+    ) -> SlaveReplication:
+        options, store, state = self.options, self.store, self.state
+        standing = self.standing
+        standing.note(epoch=self.epoch, confirm=standing.confirm, promised=standing.promised, role=SLAVE)
+        machine = ReplicationSlave(
+            self.me,
+            rng=random.Random(),
+            end=store.end_offset,
+            flushed=store.synced_offset,
+            epoch=self.epoch,
+            confirm=standing.confirm,
+            promised=standing.promised,
+            learner=options.learner,
+            address=address,
+        )
+        self.journal = self.new_journal(confirmed=machine.confirm)
+        self.slave = SlaveReplication(
+            store, state, self.journal, machine, dial=dial, clock=self.clock, log=self._log, on_truncate=on_truncate,
+            on_copy=on_copy, on_changed=on_changed,
+        )  # fmt: skip
+        self.slave.apply_from = self.copy.offset if self.copy is not None else 0
+        self.journal.replicas = self.slave
+        self.metrics.add(lambda: slave_metrics(self))
+        self.turns = Turns()
+        self.fetch = FetchService(store, state, self.journal, read_executor=self._read_pool)
+        self.positions = PositionService(store, state, self.journal)
+        self.lookup = LookupService(
+            store, state, self.journal, read_executor=self._read_pool, turns=self.turns, broker=options.name
+        )
+        self.upkeep = Upkeep(
+            store,
+            state,
+            self.journal,
+            executor=self._upkeep_pool,
+            clock=self.clock,
+            log=self._log,
+            snapshot_bytes=options.snapshot_bytes,
+            retention_ms=int(options.retention_hours * 3_600_000),
+            retention_bytes=options.retention_bytes,
+            release=self.release,
+        )
+        return self.slave
+
+    def slave_handlers(self) -> dict[int, Handler]:
+        """Reading, below what the master said is confirmed."""
+        queries = QueryHandlers(self.positions, self.lookup, None, turns=self.turns)
+        return {
+            Code.FETCH: MessageHandlers(None, self.fetch).fetch,
+            Code.OFFSETS: queries.offsets,
+            Code.LOOKUP: queries.lookup,
+        }
+
+    # ---- upkeep
+
+    def keep_member(self, tasks: Periodic) -> None:
+        """What every member does, whatever its role."""
+        tasks.every(1.0, "standing", self.note_standing)
+        if self.built:
+            return
+        tasks.every(self.options.flush_interval_ms / 1000, "flush", self.journal.flush_periodically)
+        if self.slave is not None:
+            tasks.every(0.1, "seal", self.upkeep.seal)
+            tasks.every(0.1, "mend", self.upkeep.mend)
+            tasks.every(1.0, "snapshot", self._snapshot_if_due)
+            tasks.every(1.0, "disk", self.upkeep.watch_disk)
+            tasks.every(5.0, "retention", self.upkeep.retain)
+            tasks.every(30.0, "timer files", self.slave.keep)
+
+    async def _snapshot_if_due(self) -> None:
+        if self.copy is None:
+            await self.upkeep.snapshot_if_due()
+        elif self.complete:
+            await self.upkeep.snapshot()
+            fullcopy.end(self.store.files)
+            self._log.info("copy_complete", log_offset=self.copy.offset)
+            self.copy = None
+
+    def note_standing(self) -> None:
+        standing = self.standing
+        if self.master is not None:
+            confirm = self.journal.confirmed
+            promised = confirm if self.master.machine.ack_all else standing.promised
+            epoch, role = self.epoch, MASTER
+        elif self.slave is not None:
+            machine = self.slave.machine
+            confirm, promised, epoch, role = machine.confirm, machine.promised, max(self.epoch, machine.epoch), SLAVE
+        else:
+            return
+        standing.note(epoch=epoch, confirm=confirm, promised=promised, role=role)
+
+    async def leave(self, *, epoch: int = 0, cut_to: int | None = None, anew: tuple[CopyFacts, bytes] | None = None) -> None:
+        """Give up the role, at once and without a snapshot; the directory is to be opened anew as a slave's.
+
+        ``epoch``: the higher one that was heard of. ``cut_to``: where the log parts from the master's. ``anew``: it begins
+        with a copy of the master's.
+        """
+        await self._stop_replication()
+        if self.built:
+            self.timers.stop()
+            self.shared.stop()
+            self.lag.stop()
+        self.journal.abandon()
+        self.note_standing()
+        standing = self.standing
+        confirm = standing.confirm if cut_to is None else min(standing.confirm, cut_to)
+        standing.note(epoch=max(epoch, self.epoch), confirm=confirm, promised=standing.promised, role=SLAVE)
+        try:
+            await self.journal.sync_now()
+        except FlushFailed as failure:
+            self._log.error("not_durable", reason=str(failure))
+        for pool in (self._sync_pool, self._read_pool, self._upkeep_pool):
+            pool.shutdown(wait=True)
+        files = self.store.files
+        if anew is not None:
+            facts, data = anew
+            fullcopy.erase(files)
+            fullcopy.begin(files, start=facts.start, history=facts.history, data=data)
+            standing.note(epoch=standing.epoch, confirm=0, promised=0, role=SLAVE)
+        elif cut_to is not None and self.copy is not None and cut_to < self.copy.offset:
+            fullcopy.erase(files)  # the state holds what is cut
+            fullcopy.end(files)
+        elif cut_to is not None:
+            cut_back(self.store, cut_to)
+        self.let_go()
+
+    async def close(self) -> None:
+        if not self._opened:
+            return
+        if self.master is None and self.slave is None:  # it did not get so far
+            self.let_go()
+            return
+        await self._stop_replication()
+        self.note_standing()
+        if not self.built and (self.master is not None or not self.complete):
+            self.journal.closing = True
+            await self.journal.sync_now()
+            self.let_go()
+            return
+        await super().close()
+
+    def let_go(self) -> None:
+        self.standing.close()
+        super().let_go()
+
+    async def _stop_replication(self) -> None:
+        if self.slave is not None:
+            await self.slave.stop()
+        if self.master is not None:
+            self.master.close()
+        await asyncio.sleep(0)
+
+    def stop_services(self) -> None:
+        if self.built:
+            super().stop_services()
+        else:
+            self.journal.closing = True
+
+    # ---- what is told
+
+    def digest(self) -> dict[str, Any]:
+        self.journal.settle()
+        return {
+            "broker": self.identity.broker,
+            "broker_id": self.identity.broker_id,
+            "role": self.role,
+            "epoch": self.store.epoch,
+            "offset": self.store.end_offset,
+            "digest": self.state.digest(),
+        }
+
+    def status(self) -> dict[str, Any]:
+        replication = self.master.status() if self.master is not None else {}
+        if self.slave is not None:
+            replication = self.slave.status()
+        facts = super().status() if self.built else self._brief_status()
+        return {**facts, "role": self.role, "replication": replication}
+
+    def _brief_status(self) -> dict[str, Any]:
+        store = self.store
+        return {
+            "version": VERSION,
+            "cluster": self.identity.cluster,
+            "broker": self.identity.broker,
+            "broker_id": self.identity.broker_id,
+            "epoch": store.epoch,
+            "flush": self.options.flush,
+            "log": {
+                "start": store.min_offset,
+                "end": store.end_offset,
+                "confirmed": self.journal.confirmed,
+                "synced": store.synced_offset,
+                "snapshot": store.snapshot_offset,
+                "segments": len(store.log.bases),
+                "damaged": store.damaged,
+            },
+            "disk": {"used_ratio": round(store.space.ratio, 4), "full": store.space.full},
+            "topics": len(self.state.topics.all()),
+            "groups": len(self.state.groups.all()),
+        }

@@ -5,7 +5,9 @@
 #   make test      all tests                  make lint    ruff: rules and format        make types   mypy, strict
 #   make format    have ruff put it right     make proto   generated code, anew          make install all of .venv
 #   make bench     side by side with other message queues (installs them; takes long)    make profile where time goes
+#   make bench-timers      ten million delayed messages      make bench-lite      a million lite topics (ARGS='--topics 100000')
 #   make compat    the official RocketMQ clients against our server (Python; with Node, Java, Go where they are installed)
+#   make soak      these clients and our own for ten minutes, servers killed meanwhile (ARGS='--minutes 2': shorter)
 #   make clean     remove what was made (data directories stay)
 #
 # Only Python 3.11 or newer is needed: PYTHON=/path/to/python3.12 make run. ARGS='…' is passed on: make test ARGS='-k wire'.
@@ -21,7 +23,7 @@ VENV_MADE := $(VENV)/.made
 SERVER_INSTALLED := $(VENV)/.server-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
-.PHONY: run cluster test lint types format proto compat bench profile install clean
+.PHONY: run cluster test lint types format proto compat soak bench bench-timers bench-lite bench-inflight profile install clean
 .DEFAULT_GOAL := run
 
 run: $(SERVER_INSTALLED)
@@ -50,8 +52,20 @@ proto: $(DEV_INSTALLED)
 compat: $(DEV_INSTALLED)
 	$(BIN)/python -m tests.compat.run $(ARGS)
 
+soak: $(DEV_INSTALLED)
+	$(BIN)/python -m tests.compat.soak.run $(ARGS)
+
 bench: $(DEV_INSTALLED)
 	bench/run.sh $(ARGS)
+
+bench-timers: $(DEV_INSTALLED)
+	$(BIN)/python bench/timers.py $(ARGS)
+
+bench-lite: $(DEV_INSTALLED)
+	$(BIN)/python bench/lite.py $(ARGS)
+
+bench-inflight: $(DEV_INSTALLED)
+	$(BIN)/python bench/inflight.py $(ARGS)
 
 profile: $(DEV_INSTALLED)
 	$(BIN)/python bench/profile.py $(ARGS)

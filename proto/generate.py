@@ -18,7 +18,8 @@ OFFICIAL = HERE / "kourou/proto/rocketmq/v2"
 
 
 def ours() -> int:
-    files = sorted(str(path.relative_to(HERE)) for path in (HERE / "kourou/proto/v1").glob("*.proto"))
+    folders = (HERE / "kourou/proto/v1", HERE / "kourou/proto/etcd/v1")
+    files = [str(path.relative_to(HERE)) for folder in folders for path in sorted(folder.glob("*.proto"))]
     command = ["protoc", f"-I{HERE}", f"--python_out={HERE}", f"--pyi_out={HERE}", f"--grpc_python_out={HERE}", *files]
     return int(protoc.main(command))
 

@@ -208,9 +208,7 @@ def report(rounds: dict[str, list[dict[str, dict[str, Any]]]]) -> None:
         for name in names:
             values = [each[kind] for each in rounds[name]]
             middle = {key: statistics.median(v[key] for v in values) for key in ("rate", "p50_us", "p99_us", "cpu_us")}
-            cells.append(
-                f"{middle['rate']:,.0f}, {middle['p50_us']:,.0f}/{middle['p99_us']:,.0f}, {middle['cpu_us']:,.0f}"
-            )
+            cells.append(f"{middle['rate']:,.0f}, {middle['p50_us']:,.0f}/{middle['p99_us']:,.0f}, {middle['cpu_us']:,.0f}")
         print(f"| {kind} | " + " | ".join(cells) + " |")
 
 

@@ -179,6 +179,15 @@ class Official:
         )
         return await self.call("EndTransaction", request)
 
+    async def subscribe_lite(self, topic: str, group: str, *names: str) -> Any:
+        request = service.SyncLiteSubscriptionRequest(
+            action=pb.PARTIAL_ADD,
+            topic=pb.Resource(name=topic),
+            group=pb.Resource(name=group),
+            lite_topic_set=names,
+        )
+        return await self.call("SyncLiteSubscription", request)
+
     # ---- telemetry
 
     def stream(self) -> Any:

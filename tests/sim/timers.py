@@ -73,7 +73,9 @@ class Copy:
 class TimerNode:
     """``open`` inside a running loop."""
 
-    def __init__(self, files: Files, clock: ManualClock, *, config: StoreConfig = SMALL, pages_max: int = 2) -> None:
+    def __init__(
+        self, files: Files, clock: ManualClock, *, config: StoreConfig = SMALL, pages_max: int = 2, pages_full: int = 64
+    ) -> None:
         self.clock = clock
         self._sequence = count()
         self.notes = Notes()
@@ -107,6 +109,7 @@ class TimerNode:
             log=self.notes,
             delay_ms_max=40 * 86_400_000,
             pages_max=pages_max,
+            pages_full=pages_full,
         )
         self.upkeep = Upkeep(
             self.store,

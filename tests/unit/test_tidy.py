@@ -63,7 +63,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "kourou.broker.store": ("asyncio", "grpc", "google", "threading", "structlog", "prometheus_client", "tenacity"),
     "kourou.broker.services": ("grpc", "google", "socket"),
 }
-ONLY_FILES_TOUCHES_THE_DISK = {"files", "osfile"}
+ONLY_FILES_TOUCHES_THE_DISK = {"files", "osfile", "ownership"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from kourou.broker.edge.line import in_line, with_list
 from kourou.broker.services.admin import AdminService
 from kourou.core import fields, wire
 from kourou.core.errors import BadRequest
@@ -13,16 +14,19 @@ from kourou.core.names import check_broker, check_group, check_topic
 from kourou.core.retry import RetryPolicy
 from kourou.core.route import GroupShape, Placement, TopicType
 from kourou.core.wire import Code, WireMessage
+from kourou.runtime.turns import Turns
 from kourou.transport.server import Handler, Peer
 
 BROKERS_MAX = 1_024
 ATTEMPTS_MAX = 1_000
+PORTION = 64  # queues described at a time
 TYPES = tuple(kind.value for kind in TopicType)
 
 
 class AdminHandlers:
-    def __init__(self, admin: AdminService, *, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, admin: AdminService, *, status: Callable[[], dict[str, Any]], turns: Turns) -> None:
         self._admin = admin
+        self._turns = turns
         self._status = status
 
     def table(self) -> dict[int, Handler]:
@@ -55,9 +59,10 @@ class AdminHandlers:
     def topic_list(self, peer: Peer, message: WireMessage) -> None:
         peer.reply_json(message, {"topics": self._admin.topics()})
 
-    def topic_describe(self, peer: Peer, message: WireMessage) -> None:
-        value = wire.decode_json(message.body, what="TOPIC_DESCRIBE")
-        peer.reply_json(message, self._admin.describe_topic(check_topic(value.get("topic"))))
+    async def topic_describe(self, peer: Peer, message: WireMessage) -> None:
+        topic = check_topic(wire.decode_json(message.body, what="TOPIC_DESCRIBE").get("topic"))
+        async with in_line(peer):
+            await self._describe(peer, message, *self._admin.describe_topic(topic))
 
     async def group_create(self, peer: Peer, message: WireMessage) -> None:
         value = wire.decode_json(message.body, what="GROUP_CREATE")
@@ -79,9 +84,16 @@ class AdminHandlers:
     def group_list(self, peer: Peer, message: WireMessage) -> None:
         peer.reply_json(message, {"groups": self._admin.groups()})
 
-    def group_describe(self, peer: Peer, message: WireMessage) -> None:
-        value = wire.decode_json(message.body, what="GROUP_DESCRIBE")
-        peer.reply_json(message, self._admin.describe_group(check_group(value.get("group"))))
+    async def group_describe(self, peer: Peer, message: WireMessage) -> None:
+        group = check_group(wire.decode_json(message.body, what="GROUP_DESCRIBE").get("group"))
+        async with in_line(peer):
+            await self._describe(peer, message, *self._admin.describe_group(group))
+
+    async def _describe(
+        self, peer: Peer, message: WireMessage, value: dict[str, Any], queues: Iterable[dict[str, Any]]
+    ) -> None:
+        turn = await self._turns.begin()
+        peer.reply(message, parts=(await with_list(value, "queues", turn.portions(queues, PORTION)),))
 
     def status(self, peer: Peer, message: WireMessage) -> None:
         peer.reply_json(message, self._status())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kourou.broker.services.fetch import FetchService
+from kourou.broker.services.fetch import FetchService, Waits
 from kourou.broker.services.produce import FrameResult, ProduceService
 from kourou.core import wire
 from kourou.core.errors import BadRequest
@@ -12,7 +12,8 @@ from kourou.transport.server import Handler, Peer
 
 
 class MessageHandlers:
-    def __init__(self, produce: ProduceService, fetch: FetchService) -> None:
+    def __init__(self, produce: ProduceService | None, fetch: FetchService) -> None:
+        """``produce``: None where only ``fetch`` is served."""
         self._produce = produce
         self._fetch = fetch
 
@@ -27,6 +28,7 @@ class MessageHandlers:
         def done(results: list[FrameResult]) -> None:
             peer.reply(message, header=wire.PRODUCE_ANSWER.pack(len(results), 0), parts=(encode_results(results),))
 
+        assert self._produce is not None
         self._produce.produce(message.body, count, done)
 
     async def fetch(self, peer: Peer, message: WireMessage) -> None:
@@ -37,9 +39,21 @@ class MessageHandlers:
             topic = check_topic(str(message.body, "utf-8"))
         except UnicodeDecodeError:
             raise BadRequest("topic in FETCH is not UTF-8") from None
-        fetched = await self._fetch.fetch(topic, queue_id, offset, bytes_max=bytes_max, wait_ms=wait_ms)
+        fetched = await self._fetch.fetch(
+            topic, queue_id, offset, bytes_max=bytes_max, wait_ms=wait_ms, waits=waits_of(peer)
+        )
         header = wire.FETCH_ANSWER.pack(fetched.next_offset, fetched.min_offset, fetched.max_offset)
         peer.reply(message, header=header, parts=(fetched.data,))
+
+
+def waits_of(peer: Peer) -> Waits:
+    """Of the connection's reads; they end with it."""
+    waits: Waits | None = peer.attachments.get("waits")
+    if waits is None:
+        waits = peer.attachments["waits"] = Waits()
+        ended = waits
+        peer.on_close(lambda _: ended.end())
+    return waits
 
 
 def encode_results(results: list[FrameResult]) -> bytes:

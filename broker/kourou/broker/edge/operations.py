@@ -1,4 +1,4 @@
-"""What operators ask on the data plane: a message's life, dead letters, changes of groups."""
+"""What operators ask on the data plane: a message's life, dead letters, what waits for its time, changes of groups."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 from kourou.broker.services.admin import AdminService
 from kourou.broker.services.explain import ExplainService
 from kourou.broker.services.gravekeeping import A_REQUEST, LIST_MAX, RATE_MAX, Gravekeeper
+from kourou.broker.services.timers import SCHEDULED_MAX, TimerService
 from kourou.core import fields, wire
 from kourou.core.errors import BadRequest
 from kourou.core.filter import Filter, parse_filter
+from kourou.core.handles import Handles, Recall
 from kourou.core.names import check_group, check_topic
 from kourou.core.retry import RetryPolicy
 from kourou.core.wire import Code, WireMessage
@@ -21,14 +23,24 @@ EXPRESSION_CHARACTERS_MAX = 8_192
 
 
 class OperationHandlers:
-    def __init__(self, admin: AdminService, explain: ExplainService, graves: Gravekeeper) -> None:
+    def __init__(
+        self,
+        admin: AdminService,
+        explain: ExplainService,
+        graves: Gravekeeper,
+        timers: TimerService,
+        handles: Handles,
+    ) -> None:
         self._admin = admin
         self._explain = explain
         self._graves = graves
+        self._timers = timers
+        self._handles = handles
 
     def table(self) -> dict[int, Handler]:
         return {
             Code.EXPLAIN: self.explain,
+            Code.SCHEDULED: self.scheduled,
             Code.DEAD_LETTERS: self.dead_letters,
             Code.DEAD_LETTERS_REDRIVE: self.redrive,
             Code.DEAD_LETTERS_PURGE: self.purge,
@@ -43,6 +55,21 @@ class OperationHandlers:
             raise BadRequest("EXPLAIN needs one of the fields 'id' and 'key'")
         lives = await self._explain.explain(check_topic(value.get("topic")), message_id=message_id, key=key)
         peer.reply_json(message, {"messages": [life.to_json() for life in lives]})
+
+    async def scheduled(self, peer: Peer, message: WireMessage) -> None:
+        value = wire.decode_json(message.body, what="SCHEDULED")
+        topic = check_topic(value.get("topic"))
+        limit = fields.number(value, "limit", 100, low=1, high=SCHEDULED_MAX)
+        count, found = await self._timers.scheduled(topic, limit=limit, from_ms=fields.number(value, "from", 0))
+        messages = [
+            {
+                "due_ms": timer.due_ms,
+                "queue": timer.queue,
+                "recall_handle": self._handles.recall(Recall(timer.log_offset, timer.record, timer.due_ms)),
+            }
+            for timer in found
+        ]
+        peer.reply_json(message, {"count": count, "messages": messages})
 
     async def dead_letters(self, peer: Peer, message: WireMessage) -> None:
         value = wire.decode_json(message.body, what="DEAD_LETTERS")

@@ -7,6 +7,7 @@ connection that ended before it was written comes back after GIVEN_BACK_MS, unco
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -28,15 +29,17 @@ from kourou.transport.server import Handler, Peer
 
 GIVEN_BACK_MS = 1_000
 PARKED_MAX = 10_000  # receives of one connection
+CANCELLED_KEPT = 64
 
 
 class Parked:
     """The receives of one connection that wait, and what was handed out over it and may not be written yet."""
 
-    __slots__ = ("looking", "unwritten", "waiters")
+    __slots__ = ("cancelled", "looking", "unwritten", "waiters")
 
     def __init__(self) -> None:
         self.waiters: dict[int, tuple[Any, Callable[[Outcome], None]]] = {}  # by opaque
+        self.cancelled: deque[int] = deque(maxlen=CANCELLED_KEPT)  # opaques of cancels that found nothing parked
         self.unwritten: list[tuple[str, list[str]]] = []  # (group, handles)
         self.looking = False
 
@@ -66,7 +69,7 @@ class SharedHandlers:
         self._messaging.topic(topic)
         view = await self._messaging.group(group)
         parked = self._parked(peer)
-        if asked.limit == 0 or peer.closed:
+        if asked.limit == 0 or peer.closed or message.opaque in parked.cancelled:
             self._messaging.agree(group, topic, peer.client_id, wanted)
             peer.reply(message, header=deliveries.ANSWER.pack(0, view.max_attempts, 0))
             return
@@ -148,12 +151,16 @@ class SharedHandlers:
         if len(message.header) != deliveries.CANCEL.size:
             raise BadRequest(f"RECEIVE_CANCEL has a header of {len(message.header)} bytes, not {deliveries.CANCEL.size}")
         (opaque,) = deliveries.CANCEL.unpack(message.header)
-        parked = self._peers.get(peer)
-        found = parked.waiters.pop(opaque, None) if parked is not None else None
+        if peer.closed:
+            return
+        parked = self._parked(peer)
+        found = parked.waiters.pop(opaque, None)
         if found is not None:
             waiter, done = found
             self._messaging.cancel(waiter)
             done([])
+        else:
+            parked.cancelled.append(opaque)  # answered before; or it came right behind its receive, which is just beginning
 
     # ---- settling
 

@@ -6,7 +6,8 @@ an acknowledgement takes an entry out of ``open``, and what is neither open nor 
 
 An open message has a *lease*: how often it was handed out, until when it is invisible, and a serial that its receipt
 handle names. When the lease is over the message is *ripe*: it may be handed out again, with a new serial, so that older
-handles go stale. Nothing moves by itself: ``ripen`` looks at the time it is given.
+handles go stale. Nothing moves by itself: ``ripen`` looks at the time it is given. A hundred thousand leases may be over
+at one moment (their consumer has died): no call looks at more than a thousand, what is left comes with the next ones.
 
 Order (FIFO topics): message groups are known by their hash. A group with an open message is blocked; only its lowest open
 message may be delivered again, and its later ones wait in ``parked``. One receive may take several of a group in a row:
@@ -18,11 +19,13 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 PARKED_MAX = 10_000  # look-ahead beyond blocked message groups, for each queue
 OPEN_MAX = 100_000  # unacknowledged messages of a queue; no new ones are handed out beyond
+A_LOOK = 1_000  # leases that one call looks at
+EXHAUSTED_A_LOOK = 512
 
 
 class Lease(NamedTuple):
@@ -42,7 +45,8 @@ class Candidate(NamedTuple):
 
 class QueueLedger:
     __slots__ = (
-        "_by_group", "_captured", "_heap", "_parked_by_group", "dying", "free", "next", "open", "parked", "ripe", "serial",
+        "_by_group", "_captured", "_heap", "_max_attempts", "_parked_by_group", "_ripe_heap", "_ripened", "_spent",
+        "_spent_heap", "dying", "free", "next", "open", "parked", "ripe", "serial",
     )  # fmt: skip
 
     def __init__(self, next_offset: int) -> None:
@@ -53,6 +57,11 @@ class QueueLedger:
         self._captured = False  # ``open`` and ``parked`` are held by a snapshot: copy them before the next change
         # derived
         self.ripe: set[int] = set()  # open, and their lease is over
+        self._ripe_heap: list[int] = []  # all of them that are not known to be spent, and some that are ripe no longer
+        self._ripened: list[int] = []  # since somebody last looked how often they were handed out
+        self._max_attempts = 0  # at that time
+        self._spent: set[int] = set()  # ripe, and handed out as often as they may be
+        self._spent_heap: list[int] = []  # all of them that are not dying, and some that are spent no longer
         self.dying: set[int] = set()  # ripe, and on their way to the dead letters
         self.free: dict[int, None] = {}  # groups with parked messages and nothing open
         self._heap: list[tuple[int, int, int]] = []  # (due, offset, serial) of leases; what is out of date is skipped
@@ -72,40 +81,71 @@ class QueueLedger:
         return len(self.open) >= OPEN_MAX or len(self.parked) >= PARKED_MAX
 
     def next_due_ms(self) -> int | None:
-        """When the next lease will be over."""
-        heap, leases = self._heap, self.open
-        while heap:
-            due_ms, offset, serial = heap[0]
-            lease = leases.get(offset)
-            if lease is not None and lease.serial == serial and lease.due_ms == due_ms:
-                return due_ms
+        """No lease will be over before, and most often one will be then."""
+        heap = self._heap
+        for _ in range(A_LOOK):
+            if not heap or self._holds(*heap[0]):
+                break
             heappop(heap)
-        return None
+        return heap[0][0] if heap else None
+
+    def _holds(self, due_ms: int, offset: int, serial: int) -> bool:
+        lease = self.open.get(offset)
+        return lease is not None and lease.serial == serial and lease.due_ms == due_ms
 
     def ripen(self, now_ms: int) -> bool:
-        """Note which leases are over; whether there is any ripe message."""
-        while (due_ms := self.next_due_ms()) is not None and due_ms <= now_ms:
-            self.ripe.add(heappop(self._heap)[1])
-        return bool(self.ripe)
+        """Note which leases are over, the earliest first; whether there is any ripe message."""
+        heap, ripe = self._heap, self.ripe
+        for _ in range(A_LOOK):
+            if not heap or heap[0][0] > now_ms:
+                break
+            entry = heappop(heap)
+            if self._holds(*entry) and entry[1] not in ripe:
+                ripe.add(entry[1])
+                heappush(self._ripe_heap, entry[1])
+                self._ripened.append(entry[1])
+        return bool(ripe)
 
     def exhausted(self, max_attempts: int) -> list[int]:
-        """Ripe messages that were handed out as often as they may be, and are not on their way out yet; lowest first."""
-        leases, dying = self.open, self.dying
-        return sorted(o for o in self.ripe if leases[o].attempt >= max_attempts and o not in dying)
+        """Ripe messages that were handed out as often as they may be, and are not on their way out yet; the lowest first,
+        and not more than some hundred."""
+        leases, ripe, spent, heap = self.open, self.ripe, self._spent, self._spent_heap
+        if max_attempts != self._max_attempts:
+            self._max_attempts, self._ripened, self._ripe_heap = max_attempts, list(ripe), sorted(ripe)
+            spent.clear()
+            heap.clear()
+        for offset in self._ripened:
+            if offset in ripe and offset not in spent and leases[offset].attempt >= max_attempts:
+                spent.add(offset)
+                heappush(heap, offset)
+        self._ripened.clear()
+        found: list[int] = []
+        while heap and len(found) < EXHAUSTED_A_LOOK:
+            offset = heappop(heap)
+            if offset in spent and offset not in self.dying and (not found or found[-1] != offset):
+                found.append(offset)
+        for offset in found:
+            heappush(heap, offset)
+        return found
 
     def again(self, limit: int, max_attempts: int) -> list[Candidate]:
         """What may be delivered before anything new: ripe messages, and parked ones whose group is free; lowest first."""
         found: list[Candidate] = []
-        leases = self.open
-        for offset in sorted(self.ripe) if self.ripe else ():
-            if len(found) >= limit:
-                return found
+        leases, ripe, heap = self.open, self.ripe, self._ripe_heap
+        looked: list[int] = []
+        while heap and len(found) < limit:
+            offset = heappop(heap)
+            if offset not in ripe or offset in self._spent or (looked and looked[-1] == offset):
+                continue
+            looked.append(offset)
             lease = leases[offset]
             if lease.attempt >= max_attempts or offset in self.dying:
                 continue
             if lease.group and not self._is_head(offset, lease.group, found):
                 continue
             found.append(Candidate(offset, lease.attempt + 1, lease.group))
+        for offset in looked:
+            heappush(heap, offset)
         for group in self.free:
             for offset in self._parked_by_group[group]:
                 if len(found) >= limit:
@@ -160,11 +200,19 @@ class QueueLedger:
                 insort(self._by_group.setdefault(lease.group, []), offset)
             self.free.pop(lease.group, None)
         self.open[offset] = lease
-        self.ripe.discard(offset)
+        self._not_ripe(offset)
         heappush(self._heap, (lease.due_ms, offset, lease.serial))
         if len(self._heap) > 64 and len(self._heap) > 4 * len(self.open):
             self._heap = [(lease.due_ms, offset, lease.serial) for offset, lease in self.open.items()]
-            self._heap.sort()
+            heapify(self._heap)
+
+    def _not_ripe(self, offset: int) -> None:
+        self.ripe.discard(offset)
+        self._spent.discard(offset)
+        if not self.ripe and self._ripe_heap:
+            self._ripe_heap.clear()
+            self._spent_heap.clear()
+            self._ripened.clear()
 
     def put_off(self, offset: int, due_ms: int, *, keep_serial: bool, uncounted: bool) -> None:
         """Change when an open message comes back. ``uncounted``: this delivery does not count as an attempt."""
@@ -185,7 +233,7 @@ class QueueLedger:
             if offset in self.parked:
                 self._unpark(offset, self.parked[offset])
             return
-        self.ripe.discard(offset)
+        self._not_ripe(offset)
         self.dying.discard(offset)
         if lease.group:
             offsets = self._by_group[lease.group]
@@ -215,6 +263,7 @@ class QueueLedger:
         self._writable()
         self.next = next_offset
         self.open, self.parked, self.ripe, self.dying, self.free, self._heap = {}, {}, set(), set(), {}, []
+        self._ripe_heap, self._ripened, self._spent, self._spent_heap = [], [], set(), []
         self._by_group, self._parked_by_group = {}, {}
 
     # ---- projection
@@ -224,5 +273,18 @@ class QueueLedger:
         self._captured = True
         return self.next, self.serial, self.open, self.parked
 
-    def restore_open(self, offset: int, lease: Lease) -> None:
-        self._put(offset, lease)
+    def restore_open(
+        self, offsets: list[int], attempts: list[int], due_times: list[int], serials: list[int], groups: list[int]
+    ) -> None:
+        """Many at once: there may be a million. ``restored`` comes after the last ones."""
+        self.open.update(zip(offsets, map(Lease, attempts, due_times, serials, groups), strict=True))
+        self._heap += zip(due_times, offsets, serials, strict=True)
+        if any(groups):
+            for offset, group in zip(offsets, groups, strict=True):
+                if group:
+                    self._by_group.setdefault(group, []).append(offset)
+
+    def restored(self) -> None:
+        heapify(self._heap)
+        for offsets in self._by_group.values():
+            offsets.sort()

@@ -10,7 +10,6 @@ Numbers are never given out again. Records (docs/formats.md):
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 from kourou.broker.machines.projection import ITEM_ENTRIES, decode_items, digest_of, encode_slices
@@ -23,17 +22,20 @@ NAMES_MAX = 4_000_000  # live names of a topic
 
 
 class _Names:
-    __slots__ = ("dead", "listed", "numbers")
+    __slots__ = ("listed", "numbers")
 
     def __init__(self) -> None:
         self.listed: list[str | None] = []  # by number; only ever grows, None for those let go of
         self.numbers: dict[str, int] = {}
-        self.dead = 0
 
 
 class LiteTopics:
     def __init__(self) -> None:
         self._topics: dict[int, _Names] = {}
+
+    @property
+    def total(self) -> int:
+        return sum(len(names.numbers) for names in self._topics.values())
 
     def count(self, incarnation: int) -> int:
         names = self._topics.get(incarnation)
@@ -49,9 +51,10 @@ class LiteTopics:
         at = number - BASE
         return names.listed[at] if names is not None and 0 <= at < len(names.listed) else None
 
-    def names(self, incarnation: int) -> Iterator[tuple[str, int]]:
+    def portion(self, incarnation: int, first: int, limit: int) -> list[str | None] | None:
+        """Names by number, from the ``first``-th number on, None in place of those let go of; None at the end."""
         names = self._topics.get(incarnation)
-        return iter(names.numbers.items()) if names is not None else iter(())
+        return (names.listed[first : first + limit] or None) if names is not None else None
 
     def add(self, incarnation: int, name: str) -> Record:
         """The record that gives a new name its number. Raises LimitExceeded."""
@@ -96,8 +99,11 @@ class LiteTopics:
         self._topics.clear()
         for incarnation, first, some in decode_items(data):
             names = self._topics.setdefault(incarnation, _Names())
-            for number, name in enumerate(some, first):
-                self._put(names, number, name)
+            names.listed += [None] * (first - BASE - len(names.listed))
+            names.listed += some
+            names.numbers.update(zip(some, range(first, first + len(some)), strict=True))
+        for names in self._topics.values():
+            names.numbers.pop(None, None)  # type: ignore[call-overload]
 
     def digest(self) -> str:
         return digest_of(_items([(i, names.listed, len(names.listed)) for i, names in sorted(self._topics.items())]))
@@ -107,4 +113,4 @@ def _items(captured: Iterable[tuple[int, list[str | None], int]]) -> Iterator[An
     """[incarnation, number of the first, [name or null, ...]]"""
     for incarnation, listed, count in captured:
         for first in range(0, count, ITEM_ENTRIES):
-            yield [incarnation, BASE + first, list(islice(listed, first, min(count, first + ITEM_ENTRIES)))]
+            yield [incarnation, BASE + first, listed[first : min(count, first + ITEM_ENTRIES)]]

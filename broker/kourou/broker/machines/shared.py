@@ -93,6 +93,13 @@ class SharedGroups:
         for place in [place for place in self._ledgers if place[1] == incarnation]:
             del self._ledgers[place]
 
+    def queues_deleted(self, incarnation: int, queues: list[int]) -> None:
+        """Lite topics that were let go of."""
+        for place, ledgers in self._ledgers.items():
+            if place[1] == incarnation:
+                for queue in queues:
+                    ledgers.pop(queue, None)
+
     def group_deleted(self, group: str) -> None:
         for place in [place for place in self._ledgers if place[0] == group]:
             del self._ledgers[place]
@@ -108,11 +115,22 @@ class SharedGroups:
 
     def restore(self, data: bytes) -> None:
         self._ledgers.clear()
-        for group, incarnation, queue, next_offset, serial, leases, parked in decode_items(data):
+        parked_later: list[tuple[QueueLedger, list[list[int]]]] = []
+        for item in decode_items(data):
+            if len(item) == 7:  # as it was written at first: a list for each lease
+                leases = item.pop(5)
+                item.insert(5, list(zip(*leases, strict=True)))
+                item = [item[:3], *item[3:]]
+            (group, incarnation, queue), next_offset, serial, columns, parked = item
             ledger = self._ledger(group, incarnation, queue, next_offset)
             ledger.next, ledger.serial = next_offset, serial
-            for offset, *lease in leases:
-                ledger.restore_open(offset, Lease(*lease))
+            if columns:
+                ledger.restore_open(*columns)
+            parked_later.append((ledger, parked))
+        for ledgers in self._ledgers.values():
+            for ledger in ledgers.values():
+                ledger.restored()
+        for ledger, parked in parked_later:
             for offset, message_group in parked:
                 ledger.park(offset, message_group)
 
@@ -126,15 +144,16 @@ class SharedGroups:
 
 
 def _items(captured: Iterable[tuple[Place, int, tuple[int, int, dict[int, Lease], dict[int, int]]]]) -> Iterator[Any]:
-    """[group, incarnation, queue, next, serial, [[offset, *lease], ...], [[offset, message group], ...]]; a big one takes
-    several."""
+    """[[group, incarnation, queue], next, serial, columns of what is open: offsets and those of ``Lease``, [[offset, message
+    group], ...]]; a big one takes several."""
     for (group, incarnation), queue, (next_offset, serial, leases, parked) in captured:
         open_entries, parked_entries = iter(leases.items()), iter(parked.items())
         first = True
         while True:
             some = [(offset, *lease) for offset, lease in islice(open_entries, ITEM_ENTRIES)]
+            columns = list(zip(*some, strict=True))
             others = list(islice(parked_entries, ITEM_ENTRIES))
             if not first and not some and not others:
                 break
             first = False
-            yield [group, incarnation, queue, next_offset, serial, some, others]
+            yield [[group, incarnation, queue], next_offset, serial, columns, others]

@@ -166,12 +166,14 @@ class Timers:
         """Full ones of which nothing was moved yet."""
         return sum(page.limit_ms == NEVER_MS and not page.open for page in self._pages.values())
 
-    def copy_pages(self, limit: int) -> list[PageCopy]:
-        """The oldest pages as they are now, for another thread to read."""
+    def copy_pages(self, limit: int, *, from_ms: int) -> list[PageCopy]:
+        """The oldest pages that may hold timers due from a time on, as they are now, for another thread to read."""
         copies: list[PageCopy] = []
         for page in self._pages.values():
             if len(copies) == limit:
                 break
+            if page.limit_ms <= from_ms:
+                continue
             page.bury(self._deleted)
             if len(page.due):
                 copies.append(PageCopy.of(page))

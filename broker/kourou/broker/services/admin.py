@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from kourou.broker.machines.groups import Group
@@ -15,6 +16,8 @@ from kourou.core.clock import Clock
 from kourou.core.errors import NotSupported
 from kourou.core.retry import RetryPolicy
 from kourou.core.route import GroupShape, Placement, TopicType
+
+LITE_SHOWN = 1_000  # queues of a lite topic that a group's description lists
 
 
 class AdminService:
@@ -79,13 +82,15 @@ class AdminService:
     def topics(self) -> list[dict[str, Any]]:
         return [topic_json(topic) for topic in self._state.topics.all()]
 
-    def describe_topic(self, name: str) -> dict[str, Any]:
+    def describe_topic(self, name: str) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+        """The topic, and its queues one after the other: there may be very many."""
         topic = self._state.topics.get(name)
-        queues = []
+        return {**topic_json(topic), "incarnation": topic.incarnation}, self._topic_queues(topic)
+
+    def _topic_queues(self, topic: Topic) -> Iterator[dict[str, Any]]:
         for queue in range(topic.queues):
             low, high = self._positions.bounds(topic.incarnation << 32 | queue)
-            queues.append({"queue": queue, "min": low, "max": high})
-        return {**topic_json(topic), "incarnation": topic.incarnation, "queues": queues}
+            yield {"queue": queue, "min": low, "max": high}
 
     async def create_group(
         self,
@@ -155,7 +160,8 @@ class AdminService:
     def groups(self) -> list[dict[str, Any]]:
         return [group_json(group) for group in self._state.groups.all()]
 
-    def describe_group(self, name: str) -> dict[str, Any]:
+    def describe_group(self, name: str) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+        """The group with its members, and the queues it reads one after the other."""
         group = self._state.groups.get(name)
         members = []
         topics: set[str] = set()
@@ -173,28 +179,27 @@ class AdminService:
                 }
             )
         if group.shape is GroupShape.SHARED:
-            return {**group_json(group), "members": self._shared_members(name), "queues": self._shared_queues(name)}
+            return {**group_json(group), "members": self._shared_members(name)}, self._shared_queues(name)
         incarnations = {topic.incarnation: topic for topic in self._state.topics.all()}
         topics |= {incarnations[i].name for i in self._state.offsets.topics_of(name) if i in incarnations}
-        queues = []
-        for topic_name in sorted(topics):
+        return {**group_json(group), "members": members}, self._group_queues(name, sorted(topics))
+
+    def _group_queues(self, name: str, topics: list[str]) -> Iterator[dict[str, Any]]:
+        for topic_name in topics:
             topic = self._state.topics.find(topic_name)
             if topic is None:
                 continue
             for queue in range(topic.queues):
                 low, high = self._positions.bounds(topic.incarnation << 32 | queue)
                 committed = self._state.offsets.committed(name, topic.incarnation, queue)
-                queues.append(
-                    {
-                        "topic": topic_name,
-                        "queue": queue,
-                        "min": low,
-                        "max": high,
-                        "committed": committed,
-                        "lag": high - max(low, committed if committed is not None else low),
-                    }
-                )
-        return {**group_json(group), "members": members, "queues": queues}
+                yield {
+                    "topic": topic_name,
+                    "queue": queue,
+                    "min": low,
+                    "max": high,
+                    "committed": committed,
+                    "lag": high - max(low, committed if committed is not None else low),
+                }
 
     def _shared_members(self, name: str) -> list[dict[str, Any]]:
         incarnations = {topic.incarnation: topic.name for topic in self._state.topics.all()}
@@ -211,26 +216,25 @@ class AdminService:
             for (client, incarnation), wanted in sorted(self.shared_members(name).items())
         ]
 
-    def _shared_queues(self, name: str) -> list[dict[str, Any]]:
-        """Of each queue what is ready (never handed out), in flight, and waits for its message group."""
-        queues: list[dict[str, Any]] = []
+    def _shared_queues(self, name: str) -> Iterator[dict[str, Any]]:
+        """Of each queue what is ready (never handed out), in flight, and waits for its message group; of lite topics, of
+        which there may be a million, some."""
         for topic in self._state.topics.all():
-            for queue, ledger in sorted(self._state.shared.of(name, topic.incarnation).items()):
+            ledgers = self._state.shared.of(name, topic.incarnation)
+            shown = LITE_SHOWN if topic.type is TopicType.LITE else None
+            for queue, ledger in sorted(islice(ledgers.items(), shown)):
                 low, high = self._positions.bounds(topic.incarnation << 32 | queue)
                 ready = high - max(low, ledger.next) + len(ledger.parked)
-                queues.append(
-                    {
-                        "topic": topic.name,
-                        "queue": queue,
-                        "min": low,
-                        "max": high,
-                        "committed": ledger.floor,
-                        "ready": ready,
-                        "inflight": len(ledger.open),
-                        "lag": ready + len(ledger.open),
-                    }
-                )
-        return queues
+                yield {
+                    "topic": topic.name,
+                    "queue": queue,
+                    "min": low,
+                    "max": high,
+                    "committed": ledger.floor,
+                    "ready": ready,
+                    "inflight": len(ledger.open),
+                    "lag": ready + len(ledger.open),
+                }
 
 
 def topic_json(topic: Topic) -> dict[str, Any]:

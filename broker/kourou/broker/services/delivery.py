@@ -18,8 +18,9 @@ from itertools import islice
 from typing import Protocol
 
 from kourou.broker.services.journal import Arrived, Journal
+from kourou.broker.services.mended import POLL_S
 from kourou.broker.store.store import ReadPlan, Store
-from kourou.core.errors import KourouError, OffsetOutOfRange
+from kourou.core.errors import Busy, KourouError, OffsetOutOfRange
 from kourou.core.frame import Buffer
 
 TURN_BYTES_MAX = 1024 * 1024
@@ -261,6 +262,7 @@ class DeliveryService:
             bytes_max=min(READ_BYTES_MAX, max(subscription.credit, 1)),
             below=self._journal.confirmed,
             tag_hashes=subscription.tag_hashes,
+            topic=subscription.topic,
         )
 
     def _took(self, subscription: Subscription, cursor: Cursor, plan: ReadPlan, data: bytes) -> int:
@@ -286,8 +288,16 @@ class DeliveryService:
             else:
                 self._wait(cursor)
             return
+        if isinstance(failure, Busy):  # an index is being made anew
+            self._loop.call_later(POLL_S, self._again, subscription, cursor)
+            return
         cursor.gone = True
         subscription.outlet.failed(subscription.number, cursor, failure)
+
+    def _again(self, subscription: Subscription, cursor: Cursor) -> None:
+        if not cursor.gone and not subscription.closed:
+            self._ready(cursor)
+            self._schedule(subscription)
 
     def _read_cold(self, subscription: Subscription, cursor: Cursor, plan: ReadPlan) -> None:
         subscription.reading = True

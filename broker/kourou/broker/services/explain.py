@@ -24,7 +24,7 @@ from kourou.broker.store.store import Store
 from kourou.core import frame
 from kourou.core.errors import KourouError, MessageNotFound
 from kourou.core.frame import HALF, MOVED, PREFIX_SIZE, Column, Kind
-from kourou.core.records import Field, iterate_fields
+from kourou.core.records import Field, readable_fields
 from kourou.core.sources import Reason, decode_source
 
 METADATA_KEY = 0
@@ -101,7 +101,7 @@ class ExplainService:
         return life
 
     def _where_from(self, message: StoredMessage, life: Life) -> None:
-        for number, value in iterate_fields(message.block):
+        for number, value in readable_fields(message.block):
             if number == Field.SOURCE:
                 source = decode_source(value)
                 life.facts["copy_of"] = {"log_offset": source.log_offset, "record": source.record}
@@ -231,7 +231,7 @@ def _source_of(hit: Hit) -> int | None:
     """Log offset of the frame whose message a copy was made of."""
     prefix, header = frame.parse_prefix(hit.frame), frame.parse_sealed(hit.frame, PREFIX_SIZE)
     message = StoredMessage(DecodedFrame(prefix, header, hit.frame, PREFIX_SIZE), hit.record)
-    for number, value in iterate_fields(message.block):
+    for number, value in readable_fields(message.block):
         if number == Field.SOURCE:
             return decode_source(value).log_offset
     return None

@@ -22,7 +22,7 @@ from kourou.broker.services.state import BrokerState
 from kourou.broker.store.store import Store
 from kourou.core.errors import BadRequest, KourouError, TopicNotFound
 from kourou.core.filter import Filter
-from kourou.core.records import Field, decode_property, iterate_fields
+from kourou.core.records import Field, readable_fields, readable_property, readable_text
 from kourou.core.route import TopicType
 from kourou.core.siphash import message_group_index
 from kourou.core.sources import Reason, Source
@@ -139,14 +139,14 @@ class Gravekeeper:
     def _queue(self, origin: Topic, message: StoredMessage) -> int:
         """The queue of its message group where there is order; of what remains here otherwise."""
         if origin.type is TopicType.FIFO:
-            for field, value in iterate_fields(message.block):
+            for field, value in readable_fields(message.block):
                 if field == Field.MESSAGE_GROUP:
                     declared = self._state.topics.cluster_queues(origin.name)
-                    return declared[message_group_index(value.decode(), len(declared))][1] % origin.queues
+                    return declared[message_group_index(readable_text(value), len(declared))][1] % origin.queues
         if origin.type is TopicType.LITE:
-            for field, value in iterate_fields(message.block):
+            for field, value in readable_fields(message.block):
                 if field == Field.LITE_TOPIC:
-                    number = self._state.lite.number(origin.incarnation, value.decode())
+                    number = self._state.lite.number(origin.incarnation, readable_text(value))
                     if number is not None:
                         return number
         return message.queue_offset % origin.queues
@@ -207,16 +207,16 @@ def _letter(queue: int, message: StoredMessage) -> DeadLetter:
     attempts = dead_ms = 0
     tag: str | None = None
     keys: list[str] = []
-    for field, value in iterate_fields(message.block):
+    for field, value in readable_fields(message.block):
         if field == Field.DEAD_LETTER:
             (size,) = _U16.unpack_from(value)
             topic = value[2 : 2 + size].decode()
         elif field == Field.TAG:
-            tag = value.decode()
+            tag = readable_text(value)
         elif field == Field.KEY:
-            keys.append(value.decode())
+            keys.append(readable_text(value))
         elif field == Field.PROPERTY:
-            name, text = decode_property(value)
+            name, text = readable_property(value)
             if name == REASON_PROPERTY:
                 reason = text
             elif name == TIME_PROPERTY:

@@ -15,12 +15,20 @@ from collections import deque
 from collections.abc import Callable, Set
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.store import Appended, CheckedFrame, Store
 from kourou.core.clock import Clock
-from kourou.core.errors import DiskFull, FlushFailed, KourouError, PredecessorRefused, ShuttingDown, TopicNotFound
+from kourou.core.errors import (
+    DiskFull,
+    FlushFailed,
+    KourouError,
+    OutcomeUnknown,
+    PredecessorRefused,
+    ShuttingDown,
+    TopicNotFound,
+)
 from kourou.core.frame import Kind, seal
 from kourou.core.wire import encode_json
 
@@ -53,6 +61,18 @@ class RecordJob:
 Arrived = tuple[int, CheckedFrame, Appended]  # queue key, frame, where it lies
 
 
+class Replicas(Protocol):
+    """The other members of the broker group, as far as this log depends on them."""
+
+    def confirm(self, *, end: int, synced: int) -> int:
+        """The log reaches so far by now; how far it is confirmed."""
+        ...
+
+    def refusal(self, *, unconfirmed_bytes: int, waiting: int) -> KourouError | None:
+        """Why nothing may be appended for clients at present."""
+        ...
+
+
 class Journal:
     """Appends, applies, confirms."""
 
@@ -65,7 +85,9 @@ class Journal:
         sync_flush: bool,
         sync_executor: Executor,
         on_failure: Callable[[str], None],
+        confirmed: int | None = None,
     ) -> None:
+        """``confirmed``: what is known to be; by default everything that is there."""
         self._store = store
         self._state = state
         self._clock = clock
@@ -74,6 +96,7 @@ class Journal:
         self._on_failure = on_failure  # the disk failed for good: the process must go down
         self._loop = asyncio.get_running_loop()
         self._jobs: deque[FrameJob] = deque()
+        self._first: list[RecordJob] = []  # before the frames of this turn
         self._records: list[RecordJob] = []
         self._stuck = False  # the disk had no room for records that are applied already; they are tried again
         self._scheduled = False
@@ -85,7 +108,8 @@ class Journal:
         self._syncing = False
         self._sync_times_ms: deque[float] = deque([0.0], maxlen=9)  # how long fdatasync took lately
         self._failed: KourouError | None = None
-        self.confirmed = store.end_offset  # C: consumers see only frames below it
+        self.confirmed = store.end_offset if confirmed is None else confirmed  # C: consumers see only frames below it
+        self.replicas: Replicas | None = None  # None: the log is confirmed when this broker has it
         self.closing = False
 
     # ---- what services call
@@ -118,6 +142,12 @@ class Journal:
         self._records.append(RecordJob(record, done, True))
         self._schedule()
 
+    def submit_before(self, record: dict[str, Any], done: Callable[[KourouError | None], None]) -> None:
+        """The same, but it lies in the log before all frames that are submitted from now on."""
+        self._state.replay(record, log_offset=self._store.end_offset, store_ms=self._clock.wall_ms())
+        self._first.append(RecordJob(record, done, True))
+        self._schedule()
+
     def check_open(self) -> None:
         """Raises when nothing may be decided now."""
         if self._failed is not None:
@@ -126,10 +156,13 @@ class Journal:
             raise ShuttingDown("the broker is shutting down; reconnect")
         if self._stuck:
             raise DiskFull("the disk is full: not even decisions can be stored", retry_after_ms=1_000)
+        refusal = self._replicas_refuse()
+        if refusal is not None:
+            raise refusal
 
     def settle(self) -> bool:
         """Append everything that was submitted; whether all that the state holds is in the log now."""
-        while self._jobs or (self._records and not self._stuck):
+        while self._jobs or ((self._first or self._records) and not self._stuck):
             self._commit_turn()
         return not self._stuck
 
@@ -186,10 +219,13 @@ class Journal:
         self._gathers = self._turn_jobs > 1
         self._turn_jobs = 0
         self._commit_turn()
-        if self._jobs or (self._records and not self._stuck):
+        if self._jobs or ((self._first or self._records) and not self._stuck):
             self._schedule()
 
     def _commit_turn(self) -> None:
+        if self._first and not self._stuck:
+            first, self._first = self._first, []
+            self._append_records(first)
         self._append_jobs()
         if self._records and not self._stuck:
             records, self._records = self._records, []
@@ -247,9 +283,18 @@ class Journal:
             return ShuttingDown("the broker is shutting down; reconnect")
         if self._stuck:
             return DiskFull("the disk is full: not even decisions can be stored", retry_after_ms=1_000)
+        refusal = self._replicas_refuse() if self.replicas is not None else None
+        if refusal is not None:
+            return refusal
         if not self._state.topics.is_live(job.frame.incarnation):
             return TopicNotFound(f"topic {job.frame.header.topic!r} was deleted")
         return None
+
+    def _replicas_refuse(self) -> KourouError | None:
+        if self.replicas is None:
+            return None
+        behind = self._store.end_offset - self.confirmed
+        return self.replicas.refusal(unconfirmed_bytes=behind, waiting=len(self._waiting))
 
     def _answered_before(self, job: FrameJob) -> bool:
         """Answer a frame that its producer's window knows, or that the window refuses; True if that is so."""
@@ -303,7 +348,7 @@ class Journal:
 
     def _try_again(self, records: list[RecordJob]) -> None:
         """No room for what the state already holds: nothing new is decided until it is stored."""
-        self._records = records + self._records
+        self._first += records
         if not self._stuck:
             self._stuck = True
             self._loop.call_later(RETRY_S, self._unstick)
@@ -314,8 +359,33 @@ class Journal:
 
     # ---- confirmation
 
+    def copied(self, arrived: list[Arrived]) -> None:
+        """Frames of the master's log were appended here, and applied."""
+        self._appended += arrived
+        self._confirm()
+
+    def moved(self) -> None:
+        """The other members' part in what is confirmed has changed."""
+        self._confirm()
+
+    def abandon(self) -> None:
+        """This broker is not the master any more. What waits may be stored by the next one, or not: its outcome is unknown.
+        Call it when those who asked have been cut off."""
+        self.closing = True
+        unknown = OutcomeUnknown("this broker is not the master of its group any more")
+        jobs, self._jobs = self._jobs, deque()
+        for job in jobs:
+            job.done(None, False, unknown)
+        records, self._first, self._records = [*self._first, *self._records], [], []
+        for record in records:
+            record.done(unknown)
+        while self._waiting:
+            self._waiting.popleft()[1](unknown)
+
     def _confirm(self) -> None:
         offset = self._store.synced_offset if self._sync_flush else self._store.end_offset
+        if self.replicas is not None:
+            offset = self.replicas.confirm(end=self._store.end_offset, synced=self._store.synced_offset)
         if offset > self.confirmed:
             self.confirmed = offset
         appended = self._appended
@@ -370,6 +440,11 @@ class Journal:
 
     def _measure(self, started: float) -> None:
         self._sync_times_ms.append((self._loop.time() - started) * 1000)
+
+    def fail(self, failure: FlushFailed) -> None:
+        """Somebody else found out that the disk can't be trusted: nothing is acknowledged from here on."""
+        self._note_failure(failure)
+        self._fail_waiting()
 
     def _note_failure(self, failure: KourouError) -> None:
         if isinstance(failure, FlushFailed) and self._failed is None:

@@ -6,9 +6,12 @@ minutes are let go of.
 
 from __future__ import annotations
 
+import asyncio
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from kourou.broker.machines.lite import BASE
 from kourou.broker.machines.topics import Topic
 from kourou.broker.services.journal import Journal
 from kourou.broker.services.positions import PositionService
@@ -22,7 +25,7 @@ QUOTA = 2_000  # lite topics that a client may subscribe to
 QUOTA_SLACK = 300
 SUBSCRIPTIONS_MAX = 1_000_000  # on this broker
 SILENT_MS = 180_000
-EXPIRY_A_TICK = 2_000
+EXPIRY_A_TURN = 2_000  # looked at before others get their turn
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +59,7 @@ class LiteService:
         self._subscribers: dict[tuple[str, str, int], LiteSubscriber] = {}  # client, group, incarnation
         self._by_name: dict[tuple[int, str], set[LiteSubscriber]] = {}
         self._count = 0
-        self._used_ms: dict[tuple[int, int], int] = {}  # last message of a queue, since the start
+        self._used_s: dict[int, array[int]] = {}  # last message of each queue, seconds after the start; by incarnation
         self._started_ms = clock.monotonic_ms()
         self.on_evicted: Callable[[str, str], None] = lambda client, name: None  # client, lite topic
 
@@ -67,14 +70,20 @@ class LiteService:
         number = self._state.lite.number(topic.incarnation, name)
         if number is None:
             self._journal.check_open()
-            self._journal.submit_applied(self._state.lite.add(topic.incarnation, name), lambda failure: None)
-            self._journal.settle()
+            self._journal.submit_before(self._state.lite.add(topic.incarnation, name), lambda failure: None)
             number = self._state.lite.number(topic.incarnation, name)
             assert number is not None
             for subscriber in self._by_name.get((topic.incarnation, name), ()):
                 subscriber.queues.add(number)
-        self._used_ms[topic.incarnation, number] = self._clock.monotonic_ms()
+        self._used(topic.incarnation, number)
         return number
+
+    def _used(self, incarnation: int, number: int) -> None:
+        used = self._used_s.setdefault(incarnation, array("I"))
+        at = number - BASE
+        if at >= len(used):
+            used.frombytes(bytes(used.itemsize * (at + 1024 - len(used))))
+        used[at] = (self._clock.monotonic_ms() - self._started_ms) // 1000
 
     # ---- subscriptions
 
@@ -179,24 +188,32 @@ class LiteService:
                 for name in list(subscriber.names):
                     self._leave(subscriber, name)
                 del self._subscribers[place]
+        for incarnation in [each for each in self._used_s if not self._state.topics.is_live(each)]:
+            del self._used_s[incarnation]
         if not self._expire_ms or now_ms - self._started_ms < self._expire_ms:
             return
         try:
             for topic in self._state.topics.all():
                 if topic.type is TopicType.LITE:
-                    await self._expire_topic(topic, now_ms)
+                    await self._expire_topic(topic.incarnation)
         except KourouError:
             return  # the disk is full, say; another time
 
-    async def _expire_topic(self, topic: Topic, now_ms: int) -> None:
-        old: list[int] = []
-        for name, number in self._state.lite.names(topic.incarnation):
-            used_ms = self._used_ms.get((topic.incarnation, number), self._started_ms)
-            if now_ms - used_ms > self._expire_ms and (topic.incarnation, name) not in self._by_name:
-                old.append(number)
-                if len(old) >= EXPIRY_A_TICK:
-                    break
-        if old:
-            for number in old:
-                self._used_ms.pop((topic.incarnation, number), None)
-            await self._journal.write([{"t": "lite-", "i": topic.incarnation, "e": old}])
+    async def _expire_topic(self, incarnation: int) -> None:
+        """Portion by portion: what is decided of one is in the log before others get their turn."""
+        first = 0
+        while self._state.topics.is_live(incarnation):
+            some = self._state.lite.portion(incarnation, first, EXPIRY_A_TURN)
+            if some is None:
+                return
+            used, by_name = self._used_s.get(incarnation, ()), self._by_name
+            age_s = (self._clock.monotonic_ms() - self._started_ms - self._expire_ms) / 1000
+            old = [
+                BASE + at
+                for at, name in enumerate(some, first)
+                if name is not None and (at >= len(used) or used[at] < age_s) and (incarnation, name) not in by_name
+            ]
+            first += len(some)
+            if old:
+                await self._journal.write([{"t": "lite-", "i": incarnation, "e": old}])
+            await asyncio.sleep(0)  # what is confirmed at once is not waited for

@@ -149,7 +149,9 @@ class LocalMessaging:
             declared = self._state.topics.cluster_queues(topic.name)
             broker, queue = declared[message_group_index(message.group, len(declared))]
             if broker != self.broker:
-                raise NotMaster(f"message group {message.group!r} belongs to broker {broker}; send it there")
+                failure = NotMaster(f"message group {message.group!r} belongs to broker {broker}; send it there")
+                failure.owner = broker
+                raise failure
             return queue
         if topic.type is TopicType.LITE and message.lite_topic:
             return self._lite.queue_for(topic, message.lite_topic)

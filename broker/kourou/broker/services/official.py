@@ -52,7 +52,7 @@ class OfficialOperations:
     def accumulation(self, group: str) -> Mapping[str, Accumulation]:
         found: dict[str, Accumulation] = {}
         by_topic: dict[str, list[Any]] = {}
-        for queue in self._admin.describe_group(group)["queues"]:
+        for queue in self._admin.describe_group(group)[1]:
             by_topic.setdefault(queue["topic"], []).append(queue)
         for name, queues in by_topic.items():
             topic = self._state.topics.get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,10 @@ class PositionService:
 
     def positions(
         self, topic: str, queues: Iterable[int] | None, *, group: str | None, client: str | None, time_ms: int | None
-    ) -> list[QueuePosition]:
+    ) -> Iterator[QueuePosition]:
+        """What is asked for is checked at once, the positions are found one after the other."""
         known = self._state.topics.get(topic)
-        return [self._position(known, queue, group, client, time_ms) for queue in chosen(known, queues)]
+        return (self._position(known, queue, group, client, time_ms) for queue in chosen(known, queues))
 
     def _position(
         self, topic: Topic, queue: int, group: str | None, client: str | None, time_ms: int | None
@@ -108,7 +109,7 @@ def chosen(topic: Topic, queues: Iterable[int] | None) -> list[int]:
     if queues is None:
         return list(range(topic.queues))
     wanted = list(queues)
-    for queue in wanted:
-        if not 0 <= queue < topic.queues:
-            raise QueueNotFound(f"topic {topic.name} has {topic.queues} queues on this broker, not queue {queue}")
+    if wanted and not (min(wanted) >= 0 and max(wanted) < topic.queues):
+        wrong = next(queue for queue in wanted if not 0 <= queue < topic.queues)
+        raise QueueNotFound(f"topic {topic.name} has {topic.queues} queues on this broker, not queue {wrong}")
     return wanted

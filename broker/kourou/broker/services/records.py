@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from itertools import islice
 
 from kourou.broker.services.journal import Arrived, Journal
 from kourou.broker.store.openindex import FrameRef
+from kourou.broker.store.reading import records_gone
 from kourou.broker.store.store import Store
 from kourou.core import compression, frame
-from kourou.core.errors import Corrupted, DamagedLog, MessageNotFound
+from kourou.core.errors import BadChecksum, Corrupted, DamagedLog, FrameInvalid, MessageNotFound, UnsupportedVersion
 from kourou.core.frame import PREFIX_SIZE, QUEUE_ID_MAX, Buffer, Column, Prefix, SealedHeader
 from kourou.core.ids import format_id
 from kourou.core.records import Field, readable_fields, readable_property, readable_text
 
 CACHE_BYTES = 32 * 1024 * 1024
+UNREADABLE = (BadChecksum, FrameInvalid, UnsupportedVersion)  # what a damaged frame raises
 INFLATE_INLINE_BYTES = 64 * 1024
 READ_AHEAD_BYTES = 64 * 1024
 
@@ -82,25 +84,32 @@ class StoredMessage:
 
 
 class DecodedFrame:
-    """A frame whose records can be taken one by one. ``records`` are inflated."""
+    """A frame whose records can be taken one by one. ``records`` are inflated; where a producer stored something that does
+    not inflate, ``unreadable`` says why, and all records are empty."""
 
-    __slots__ = ("_bounds", "_sizes", "born_deltas", "groups", "header", "prefix", "records", "tags")
+    __slots__ = ("_bounds", "_sizes", "born_deltas", "groups", "header", "prefix", "records", "tags", "unreadable")
 
     def __init__(self, prefix: Prefix, header: SealedHeader, sealed: Buffer, at: int) -> None:
         self.prefix = prefix
         self.header = header
         start = at + header.records_at
         stored = memoryview(sealed)[start : start + header.records_size]
+        self.records: Buffer = stored
+        self.unreadable = ""
         if header.compression:
-            self.records: Buffer = compression.inflate(header.compression, stored, header.raw_size)
-        else:
-            self.records = stored
-        if header.record_count == 1:
+            try:
+                self.records = compression.inflate(header.compression, stored, header.raw_size)
+            except (Corrupted, FrameInvalid) as failure:
+                self.unreadable, self.records = str(failure), b""
+        if self.unreadable:
+            self._bounds = [0] * (header.record_count + 1)
+        elif header.record_count == 1:
             self._bounds = [0, header.raw_size]
         else:
             self._bounds = frame.record_bounds(sealed, at, header)
         columns = header.columns
-        self._sizes = frame.column(sealed, at, header, Column.PROPERTY_SIZES) if columns & 8 else None
+        sized = columns & 8 and not self.unreadable
+        self._sizes = frame.column(sealed, at, header, Column.PROPERTY_SIZES) if sized else None
         self.tags = frame.column(sealed, at, header, Column.TAG_HASHES) if columns & 2 else None
         self.born_deltas = frame.column(sealed, at, header, Column.BORN_DELTAS) if columns & 4 else None
         self.groups = frame.column(sealed, at, header, Column.GROUP_HASHES) if columns & 32 else None
@@ -121,7 +130,15 @@ class DecodedFrame:
 
 
 class RecordReader:
-    def __init__(self, store: Store, journal: Journal, *, read_executor: Executor) -> None:
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        *,
+        read_executor: Executor,
+        topic_of: Callable[[int], str | None] = lambda incarnation: None,
+    ) -> None:
+        self._topic_of = topic_of  # for what is said of damage
         self._store = store
         self._journal = journal
         self._executor = read_executor
@@ -150,7 +167,7 @@ class RecordReader:
         """The frame that holds a queue offset, if it is at hand. None: not in memory, ``load`` it; or not confirmed yet.
 
         The caller knows that the offset is below the end of the queue. Raises MessageNotFound where retention has taken
-        it, BadChecksum, DamagedLog.
+        it, DamagedLog.
         """
         latest = self._latest.get(key)
         if latest is not None and latest.prefix.queue_offset <= queue_offset < latest.end:
@@ -162,7 +179,10 @@ class RecordReader:
             if found is None:
                 if ref.log_offset >= self._journal.confirmed:
                     return None
-                found = self._read_ahead(key, ref.queue_offset)
+                try:
+                    found = self._read_ahead(key, ref.queue_offset)
+                except UNREADABLE as failure:
+                    raise self._damaged(key, ref, failure) from None
                 if found is None:
                     return None
         self._latest[key] = found
@@ -180,14 +200,18 @@ class RecordReader:
         if data is None:
             return None
         first: DecodedFrame | None = None
-        for at, prefix in frame.iterate_frames(data):
-            piece = data[at : at + prefix.size]
-            header = frame.parse_sealed(piece, PREFIX_SIZE)
-            if header.compression and header.raw_size > INFLATE_INLINE_BYTES:
-                break
+        frames = frame.iterate_frames(data)
+        while True:
             try:
+                at, prefix = next(frames, (0, None))
+                if prefix is None:
+                    break
+                piece = data[at : at + prefix.size]
+                header = frame.parse_sealed(piece, PREFIX_SIZE)
+                if header.compression and header.raw_size > INFLATE_INLINE_BYTES:
+                    break
                 frame.check_frame(piece)
-            except Corrupted:
+            except UNREADABLE:
                 if first is None:
                     raise
                 break  # whoever comes to it is told
@@ -196,12 +220,20 @@ class RecordReader:
             first = first or decoded
         return first
 
+    def _damaged(self, key: int, ref: FrameRef, failure: Exception) -> DamagedLog:
+        reason = f"the frame at log offset {ref.log_offset} is damaged: {failure}"
+        return self._gone(key, ref.queue_offset, ref.queue_offset + ref.count, reason)
+
+    def _gone(self, key: int, start: int, end: int, reason: str) -> DamagedLog:
+        return records_gone(key, self._topic_of(key >> 32) or "", start, end, reason)
+
     def _ref(self, key: int, queue_offset: int) -> FrameRef:
         if queue_offset < self._store.queue_bounds(key)[0]:
             raise MessageNotFound(f"queue offset {queue_offset} was deleted: it is older than the retention time")
         refs = self._store.index.refs(key, queue_offset, limit=1)
         if not refs or refs[0].queue_offset > queue_offset:
-            raise DamagedLog(f"queue offset {queue_offset} has no frame")
+            end = refs[0].queue_offset if refs else self._store.queue_bounds(key)[1]
+            raise self._gone(key, queue_offset, end, "the log is damaged, or a part of it was lost")
         return refs[0]
 
     def is_unconfirmed(self, key: int, queue_offset: int) -> bool:
@@ -210,7 +242,7 @@ class RecordReader:
         return confirmed < self._store.end_offset and self._ref(key, queue_offset).log_offset >= confirmed
 
     async def load(self, key: int, queue_offset: int) -> DecodedFrame:
-        """The same, reading the disk in a thread. Raises DamagedLog and what inflating raises."""
+        """The same, reading the disk in a thread."""
         found = self.find(key, queue_offset)
         if found is not None:
             return found
@@ -222,7 +254,10 @@ class RecordReader:
             prefix, header = frame.check_frame(data)
             return DecodedFrame(prefix, header, data, PREFIX_SIZE)
 
-        found = await asyncio.get_running_loop().run_in_executor(self._executor, read)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._executor, read)
+        except UNREADABLE as failure:
+            raise self._damaged(key, self._ref(key, queue_offset), failure) from None
         self._keep(key, found)
         self._latest[key] = found
         return found

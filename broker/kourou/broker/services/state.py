@@ -60,6 +60,8 @@ class BrokerState:
                 self.transactions.replay(record, log_offset=log_offset, store_ms=store_ms)
             case kind if kind in LITE_RECORDS:
                 self.lite.replay(record, log_offset=log_offset, store_ms=store_ms)
+                if kind == "lite-":
+                    self.shared.queues_deleted(record["i"], record["e"])
             case "dead-":
                 self.graves.replay(record, log_offset=log_offset, store_ms=store_ms)
             case kind if kind in TIMER_RECORDS:

@@ -2,6 +2,8 @@
 
 A bucket counts from the moment its record is in the log; its file is durable before. Files that the state does not name
 are deleted once the log is durable that far, and at the start. So a crash at any point leaves either the old or the new.
+Beside a snapshot that was put aside because it is ahead of the log, the start puts files aside too (``*.tmb.ahead``)
+instead of deleting them: they may be that snapshot's, and the only place where its messages are.
 """
 
 from __future__ import annotations
@@ -14,15 +16,19 @@ from typing import Any, Protocol
 from kourou.broker.machines.timerbuckets import to_merge
 from kourou.broker.machines.timers import Timers
 from kourou.broker.services.journal import Journal
+from kourou.broker.store.snapshot import AHEAD, any_ahead
 from kourou.broker.store.store import Store
 from kourou.broker.store.timerfile import TimerFile
-from kourou.broker.store.timerformat import FOLDER, bucket_name
+from kourou.broker.store.timerformat import FOLDER, SUFFIX, bucket_name
 from kourou.broker.store.timerwrite import Longs, Merge, Source, Spill, Written
 from kourou.core.clock import Clock
 from kourou.core.errors import Corrupted, DiskFull
 
 PAGES_MAX = 64  # of 4,096 timers, not yet looked through
-SPILL_BYTES = 64 * 1024 * 1024  # of messages, in memory while a bucket is written
+PAGES_FULL = 1024  # more are not taken in: about 4 million timers
+PAGES_A_LOOK = 256  # looked through for one bucket
+SPILL_BYTES = 32 * 1024 * 1024  # of messages, in memory while a bucket is written
+SPILL_TIMERS = 256 * 1024  # about so many at most go into one bucket
 ROWS_MIN = 4096  # fewer are not worth a file, unless they hold the log
 DEAD_MAX = 50_000  # more retired while a bucket was written: it is thrown away, a later try has less to do
 # (pages in memory, timers due later than so many ms move): the more there are, the sooner they may be due
@@ -72,7 +78,7 @@ class TimerKeeper:
                     "timers_unreadable", bucket=bucket.number, count=bucket.left, next_due_ms=bucket.next_due_ms,
                     last_due_ms=bucket.last_due_ms, reason=str(failure),
                 )  # fmt: skip
-        self._sweep(set(self._timers.buckets))
+        self._sweep(set(self._timers.buckets), put_aside=any_ahead(self._store.files))
 
     async def keep(self) -> None:
         """One round: move timers out of memory, merge buckets, delete files. Called about once a second."""
@@ -115,12 +121,12 @@ class TimerKeeper:
     async def _spill(self, from_ms: int, *, rows_min: int) -> bool:
         """Whether there may be more to move."""
         timers = self._timers
-        pages = timers.copy_pages(self._pages_max * STEPS[-1][0] * 2)
+        pages = timers.copy_pages(PAGES_A_LOOK, from_ms=from_ms)
         if not pages:
             return False
         job = Spill(
             self._store.files, self._store.log, pages, number=timers.next_bucket, from_ms=from_ms, rows_min=rows_min,
-            bytes_max=SPILL_BYTES,
+            rows_max=SPILL_TIMERS, bytes_max=SPILL_BYTES,
         )  # fmt: skip
         await self._thread(job.run)
         for log_offset, reason in job.damaged:
@@ -187,16 +193,23 @@ class TimerKeeper:
             return  # the state is ahead of the log
         kept = set(self._timers.buckets)
         if kept != self._kept:
+            end = self._store.end_offset
             await self._journal.sync_now()
+            if self._journal.confirmed < end:
+                return  # a slave that does not know yet which files are gone may still ask for them
             await self._thread(lambda: self._sweep(kept))
 
-    def _sweep(self, kept: Iterable[int]) -> None:
+    def _sweep(self, kept: Iterable[int], *, put_aside: bool = False) -> None:
         """*Blocking*."""
         files = self._store.files
         names = {bucket_name(number).partition("/")[2] for number in kept}
-        gone = [name for name in files.list(FOLDER) if name not in names]
+        gone = [name for name in files.list(FOLDER) if name not in names and not name.endswith(AHEAD)]
         for name in gone:
-            files.remove(f"{FOLDER}/{name}")
+            if put_aside and name.endswith(SUFFIX):
+                files.rename(f"{FOLDER}/{name}", f"{FOLDER}/{name}{AHEAD}")
+                self._log.warning("timers_put_aside", name=f"{FOLDER}/{name}{AHEAD}")
+            else:
+                files.remove(f"{FOLDER}/{name}")
         if gone:
             files.sync_folder(FOLDER)
         self._kept = set(kept)

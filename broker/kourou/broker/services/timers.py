@@ -11,24 +11,25 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from heapq import nsmallest
 from itertools import groupby
 from typing import Any, Protocol
 
+from kourou.broker.machines.timerpages import NEVER_MS
 from kourou.broker.machines.timers import Place, Timer
 from kourou.broker.machines.topics import Topic
 from kourou.broker.services.journal import Arrived, Journal
 from kourou.broker.services.moves import FRAME_BYTES_SOFT, Move, Mover
 from kourou.broker.services.records import DecodedFrame, RecordReader, StoredMessage
 from kourou.broker.services.state import BrokerState
-from kourou.broker.services.timerkeeper import PAGES_MAX, TimerKeeper
+from kourou.broker.services.timerkeeper import PAGES_FULL, PAGES_MAX, TimerKeeper
 from kourou.broker.services.timerwindows import Waiting, Windows
 from kourou.broker.store.store import Appended, Store
-from kourou.broker.store.timerfile import TimerFile
 from kourou.broker.store.timerformat import Entry
 from kourou.core import frame
 from kourou.core.clock import Clock
-from kourou.core.errors import Corrupted, IllegalDeliveryTime, InvalidRecallHandle, KourouError
+from kourou.core.errors import Corrupted, IllegalDeliveryTime, InvalidRecallHandle, KourouError, TooManyRequests
 from kourou.core.frame import PREFIX_SIZE, TIMER_ROOM
 from kourou.core.handles import Recall
 from kourou.core.ids import format_id
@@ -42,6 +43,7 @@ RETRY_S = 1.0
 LOAD_AHEAD_MS = 1_000  # blocks of buckets are at hand so long before their first timer is due
 TRIES = 3  # then a message that can't be read is given up, by name
 BODIES_BYTES_MAX = 32 * 1024 * 1024  # of a batch, in memory together
+SCHEDULED_MAX = 1_000  # listed at a time
 
 
 class Log(Protocol):
@@ -91,6 +93,7 @@ class TimerService:
         log: Log,
         delay_ms_max: int,
         pages_max: int = PAGES_MAX,
+        pages_full: int = PAGES_FULL,
     ) -> None:
         self._store = store
         self._state = state
@@ -101,6 +104,7 @@ class TimerService:
         self._clock = clock
         self._log = log
         self._delay_ms_max = delay_ms_max
+        self._pages_full = pages_full
         self._loop = asyncio.get_running_loop()
         self._between = asyncio.Lock()  # held while a batch is being delivered: nothing in it moves to a bucket
         self.windows = Windows(state.timers, store.files, executor=read_executor, clock=clock, log=log)
@@ -137,11 +141,16 @@ class TimerService:
             self._task.cancel()
 
     def check_due(self, due_ms: int) -> None:
-        """Raises IllegalDeliveryTime when a message may not wait that long."""
+        """Raises IllegalDeliveryTime when a message may not wait that long, TooManyRequests when so many come at once that
+        buckets can't be written as fast."""
         ahead_ms = due_ms - self._clock.wall_ms()
         if ahead_ms > self._delay_ms_max:
             days, limit = ahead_ms / 86_400_000, self._delay_ms_max / 86_400_000
             raise IllegalDeliveryTime(f"delivery time is {days:.1f} days ahead; the limit is {limit:g} days")
+        if self._state.timers.pages >= self._pages_full:
+            raise TooManyRequests(
+                f"{len(self._state.timers)} delayed messages wait, too many of them still in memory", retry_after_ms=200
+            )
 
     # ---- recall and list
 
@@ -204,8 +213,9 @@ class TimerService:
             return None
         raise InvalidRecallHandle("the message is no longer waiting: it was delivered or recalled before")
 
-    async def scheduled(self, topic: str, *, limit: int, from_ms: int = 0) -> list[Timer]:
-        """What waits in a topic, soonest first, due at or after a time. Buckets are searched in a thread."""
+    async def scheduled(self, topic: str, *, limit: int, from_ms: int = 0) -> tuple[int, list[Timer]]:
+        """(how many wait in a topic, those that are due at or after a time), soonest first. Buckets are searched in a
+        thread."""
         timers = self._state.timers
         incarnation = self._state.topics.get(topic).incarnation
         found: list[Timer] = []
@@ -213,20 +223,25 @@ class TimerService:
             found = nsmallest(limit, [*found, *(timer for timer in page if timer.due_ms >= from_ms)])
             await asyncio.sleep(0)
         for bucket in list(timers.buckets.values()):
-            if bucket.last_due_ms < from_ms or timers.buckets.get(bucket.number) is not bucket:
+            upto_ms = found[-1].due_ms if len(found) == limit else NEVER_MS
+            if not (from_ms <= bucket.last_due_ms and bucket.next_due_ms <= upto_ms):
                 continue
-            file = await self.windows.file(bucket.number)
-            bits, floor, more = bytes(bucket.bits), bucket.floor, limit + len(timers.moved)
-
-            def search(
-                file: TimerFile = file, bits: bytes = bits, floor: int = floor, more: int = more
-            ) -> list[Entry]:  # what it needs is bound now: the bucket may change
-                return file.of_topic(incarnation, from_ms=from_ms, limit=more, floor=floor, bits=bits)
-
-            entries = await self._loop.run_in_executor(self._executor, search)
+            if timers.buckets.get(bucket.number) is not bucket:
+                continue
+            try:
+                file = await self.windows.file(bucket.number)
+                search = partial(  # what it needs is bound now: the bucket may change
+                    file.of_topic, incarnation, from_ms=from_ms, upto_ms=upto_ms, limit=limit + len(timers.moved),
+                    floor=bucket.floor, bits=bytes(bucket.bits),
+                )  # fmt: skip
+                entries = await self._loop.run_in_executor(self._executor, search)
+            except Corrupted:
+                if bucket.number in timers.buckets:
+                    raise
+                return await self.scheduled(topic, limit=limit, from_ms=from_ms)  # merged meanwhile
             waiting = (Timer(e.due_ms, e.log_offset, e.record, e.incarnation, e.queue) for e in entries)
             found = nsmallest(limit, {*found, *(timer for timer in waiting if timer.place not in timers.moved)})
-        return found
+        return timers.count(incarnation), found
 
     # ---- the alarm
 

@@ -1,4 +1,4 @@
-"""What a broker does by itself: sealing full segments, snapshots, retention, watching the disk.
+"""What a broker does by itself: sealing full segments, mending indexes, snapshots, retention, watching the disk.
 
 Each job is a short step on the loop or a call in a thread; none holds the loop. The owner (``app``) runs the jobs as
 periodic tasks, so they never overlap themselves.
@@ -18,7 +18,11 @@ from kourou.broker.store.recovery import INDEX_PART
 from kourou.broker.store.retention import Retention
 from kourou.broker.store.store import Store
 from kourou.core.clock import Clock
-from kourou.core.errors import DiskFull, KourouError
+from kourou.core.errors import DiskFull, FlushFailed, KourouError
+
+MEND_AGAIN_MS = 10_000  # on a full disk
+SNAPSHOT_FRAMES = 30_000  # small ones too take their time when they are read back, about 25 us each
+SNAPSHOT_SHARE = 10  # for the sake of them one is not made more often than this many times what it took
 
 
 class Log(Protocol):
@@ -52,6 +56,8 @@ class Upkeep:
         self._retention = Retention(retention_ms=retention_ms, retention_bytes=retention_bytes)
         self._release = release  # moves timers out of the log below an offset; from where on it is still needed
         self._oldest_snapshot = min(snapshot.offsets(store.files), default=0)
+        self._mend_after_ms = 0
+        self._snapshot_after_ms = 0
         self.snapshots = 0
         self.segments_sealed = 0
         self.segments_deleted = 0
@@ -71,8 +77,31 @@ class Upkeep:
             self.segments_sealed += 1
             self._log.info("segment_sealed", base=job.base)
 
+    async def mend(self) -> None:
+        """Make indexes anew that were found damaged."""
+        mending = self._store.mending
+        if self._clock.monotonic_ms() < self._mend_after_ms:
+            return
+        while (job := mending.take()) is not None:
+            await self._thread(job.run)
+            try:
+                mending.finish(job)
+            except DiskFull as failure:
+                self._log.warning("index_not_rebuilt", segment=job.base, reason=str(failure))
+                self._mend_after_ms = self._clock.monotonic_ms() + MEND_AGAIN_MS
+                return
+            except FlushFailed as failure:
+                self._journal.fail(failure)
+                return
+            except KourouError as failure:
+                self._log.warning("index_not_rebuilt", segment=job.base, reason=str(failure))
+
     async def snapshot_if_due(self) -> None:
-        if self._store.end_offset - self._store.snapshot_offset >= self._snapshot_bytes:
+        store = self._store
+        due = store.end_offset - store.snapshot_offset >= self._snapshot_bytes
+        if not due and store.fresh_frames >= SNAPSHOT_FRAMES:
+            due = self._clock.monotonic_ms() >= self._snapshot_after_ms
+        if due:
             await self.snapshot()
 
     async def snapshot(self) -> None:
@@ -82,6 +111,7 @@ class Upkeep:
         offset = self._store.end_offset
         if offset <= self._store.snapshot_offset:
             return
+        frames, began_ms = self._store.fresh_frames, self._clock.monotonic_ms()
         captured = self._state.parts()
         parts: dict[str, list[bytes]] = {INDEX_PART: self._store.index.export_open()}
         for name, slices in captured.items():
@@ -97,6 +127,9 @@ class Upkeep:
             self._log.warning("snapshot_failed", reason=str(failure))
             return
         self._store.snapshot_offset = offset
+        now_ms = self._clock.monotonic_ms()
+        self._store.fresh_frames -= frames
+        self._snapshot_after_ms = now_ms + SNAPSHOT_SHARE * (now_ms - began_ms)
         self._oldest_snapshot = await self._thread(lambda: min(snapshot.offsets(self._store.files), default=0))
         self.snapshots += 1
         self._log.info("snapshot_written", log_offset=offset, bytes=sum(map(len, pieces)))
@@ -121,12 +154,21 @@ class Upkeep:
             await asyncio.sleep(0)
 
     async def watch_disk(self) -> None:
-        """Notice that the disk has become full, or has room again."""
-        changed = await self._thread(self._store.space.refresh)
+        """Notice that the disk has become full, or has room again; and that the data directory is gone, which nothing
+        can be done about but to go down."""
+        try:
+            changed = await self._thread(self._look)
+        except FlushFailed as failure:
+            self._journal.fail(failure)
+            return
         if changed:
             space = self._store.space
             event = "disk_full" if space.full else "disk_has_room"
             self._log.warning(event, used_ratio=round(space.ratio, 3))
+
+    def _look(self) -> bool:
+        self._store.check_place()
+        return self._store.space.refresh()
 
     async def forget_silent(self) -> None:
         """Drop the offsets of broadcast clients that have not been heard of for long."""

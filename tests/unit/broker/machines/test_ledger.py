@@ -140,6 +140,34 @@ def test_many_renewals_do_not_pile_up() -> None:
     assert ledger.next_due_ms() == min(lease.due_ms for lease in ledger.open.values())
 
 
+def test_many_leases_that_are_over_at_once_come_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: no call looks at all of them, and none is left out. Method: a few at a time."""
+    monkeypatch.setattr(ledger_module, "A_LOOK", 3)
+    monkeypatch.setattr(ledger_module, "EXHAUSTED_A_LOOK", 2)
+    ledger = QueueLedger(0)
+    out(ledger, *range(10))
+    assert ledger.ripen(100)
+    assert (len(ledger.ripe), ledger.next_due_ms()) == (3, 100)
+    while ledger.next_due_ms() is not None:
+        ledger.ripen(100)
+    assert [candidate.offset for candidate in ledger.again(4, 2)] == [0, 1, 2, 3]
+    ledger.handed_out(iter(ledger.again(4, 2)), 200)
+    assert [candidate.offset for candidate in ledger.again(4, 2)] == [4, 5, 6, 7]
+    assert ledger.exhausted(2) == []
+    while ledger.next_due_ms() is not None:
+        ledger.ripen(200)
+    assert ledger.exhausted(2) == [0, 1]
+    ledger.dying.update(ledger.exhausted(2)[:1])
+    assert ledger.exhausted(2) == [1, 2]
+    assert [candidate.offset for candidate in ledger.again(9, 2)] == [4, 5, 6, 7, 8, 9]
+    assert [candidate.offset for candidate in ledger.again(9, 3)] == [4, 5, 6, 7, 8, 9], "spent until somebody looks again"
+    assert ledger.exhausted(3) == []
+    assert [candidate.offset for candidate in ledger.again(3, 3)] == [1, 2, 3]
+    for offset in range(10):
+        ledger.settled(offset)
+    assert (ledger.ripe, ledger.exhausted(1), ledger.again(9, 9), ledger.floor) == (set(), [], [], 10)
+
+
 @dataclass
 class Told:
     """All that ever happened to a message."""
@@ -275,7 +303,8 @@ class Ledgers(RuleBasedStateMachine):
         self.ledger = QueueLedger(next_offset)
         self.ledger.serial = serial
         for offset, lease in leases.items():
-            self.ledger.restore_open(offset, lease)
+            self.ledger.restore_open([offset], *([number] for number in lease))
+        self.ledger.restored()
         for offset, hashed in parked.items():
             self.ledger.park(offset, hashed)
         for ledger in (old, self.ledger):

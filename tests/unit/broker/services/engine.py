@@ -110,7 +110,7 @@ class Engine:
         if held:
             journal._sync_times_ms.extend([1_000.0] * 9)  # a slow disk: never inline
         self.handles = Handles("a", SECRET)
-        self.records = RecordReader(store, journal, read_executor=self.reads)
+        self.records = RecordReader(store, journal, read_executor=self.reads, topic_of=self.state.topics.named)
         self.mover = Mover(journal)
         self.transactions = TransactionService(
             state,

@@ -8,7 +8,7 @@ import pytest
 
 from kourou.broker.machines import ledger as ledger_module
 from kourou.broker.services.shared import picking, service
-from kourou.core.errors import DiskFull, InvalidReceiptHandle, KourouError, TooManyRequests
+from kourou.core.errors import DamagedLog, DiskFull, InvalidReceiptHandle, TooManyRequests
 from kourou.core.route import TopicType
 from tests.unit.broker.services.engine import Engine, bodies
 
@@ -49,6 +49,27 @@ async def test_a_parked_receive_wakes_for_new_messages() -> None:
         await engine.turns()
         assert poll.done
         assert bodies(await poll.got()) == ["now"]
+        assert engine.shared.waiting == 0
+
+
+async def test_a_receive_of_nothing_is_done_when_there_may_be_something() -> None:
+    async with Engine() as engine:
+        await engine.topic(queues=4)
+        assert await engine.bodies() == []  # now it is known that there is nothing
+        watch, poll = engine.ask(limit=0, client="w"), engine.ask(limit=1)
+        await engine.turns()
+        assert not watch.done
+        await engine.send("one", queue=2)
+        await engine.turns()
+        assert await watch.got() == []
+        assert bodies(await poll.got()) == ["one"]
+        late = engine.ask(limit=0)
+        await engine.turns()
+        assert late.done  # nobody has looked since
+        assert engine.shared.waiting == 0
+        assert await engine.bodies() == []
+        gone = engine.ask(limit=0)
+        gone.cancel()
         assert engine.shared.waiting == 0
 
 
@@ -418,12 +439,16 @@ async def test_damage_in_one_queue_does_not_hold_up_the_others() -> None:
         engine.disk.flip(segment, placed.end_offset - 6)
         engine.records._cache.clear()
         seen: list[str] = []
+        told = ""
         for _ in range(3):
             try:
                 seen += await engine.bodies()
-            except KourouError:
-                pass
+            except DamagedLog as failure:
+                told = str(failure)
         assert seen == ["sound"]
+        assert told.startswith("records 0 to 0 of queue 0 of topic t can't be read: ")
+        assert f"log offset {placed.log_offset} is damaged" in told
+        assert told.endswith("reset the group to offset 1 to leave them out")
 
 
 # ---- definitions that change

@@ -7,12 +7,13 @@ from itertools import pairwise
 
 import pytest
 
-from kourou.broker.services import timerkeeper
+from kourou.broker.machines import timerbuckets
+from kourou.broker.services import timerkeeper, upkeep
 from kourou.broker.services.records import StoredMessage
 from kourou.broker.services.timerkeeper import NEAR_MS
 from kourou.broker.services.timerwindows import RETRY_MS, TRIES
 from kourou.core.clock import ManualClock
-from kourou.core.errors import IllegalDeliveryTime, InvalidRecallHandle
+from kourou.core.errors import IllegalDeliveryTime, InvalidRecallHandle, TooManyRequests
 from kourou.core.handles import Recall
 from tests.sim.disk import SimDisk
 from tests.sim.timers import Copy, TimerNode
@@ -76,6 +77,42 @@ async def test_a_time_too_far_ahead_is_refused() -> None:
     node.timers.check_due(node.clock.wall_ms() + 40 * DAY_MS)
     with pytest.raises(IllegalDeliveryTime, match="the limit is 40 days"):
         node.timers.check_due(node.clock.wall_ms() + 40 * DAY_MS + 1)
+    node.close()
+
+
+async def test_memory_is_bounded_while_buckets_are_behind() -> None:
+    """Goal: more timers than buckets can be written for wait at their producers. Method: no bucket is written at first."""
+    node = await new_node()
+    due_ms = node.clock.wall_ms() + DAY_MS
+    while node.state.timers.pages < 64:
+        node.timers.check_due(due_ms)
+        await fill(node, 1, ahead_ms=DAY_MS)
+    with pytest.raises(TooManyRequests, match="delayed messages wait"):
+        node.timers.check_due(due_ms)
+    await node.timers.keeper.keep()
+    assert node.state.timers.pages < 4
+    node.timers.check_due(due_ms)
+    node.close()
+
+
+async def test_one_bucket_takes_so_many_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: what is held in memory for one bucket is bounded, and nothing is left out between two. Method: few timers fit;
+    some of each page are near and stay."""
+    monkeypatch.setattr(timerkeeper, "SPILL_TIMERS", 6)
+    monkeypatch.setattr(timerbuckets, "MERGE_COUNT", 100)
+    node = await new_node()
+    for number in range(12):
+        await node.store_timers([f"{number}.{each}" for each in range(3)], [5_000, DAY_MS + number, DAY_MS + 50 + number])
+    await node.timers.keeper.keep()
+    counts = [bucket.count for bucket in node.state.timers.buckets.values()]
+    assert sum(counts) == 24
+    assert max(counts) <= 6 + 4
+    assert len(node.state.timers) == 36
+    await node.pass_ms(5_000)
+    assert len(texts(node)) == 12
+    await node.pass_ms(DAY_MS)
+    assert len(set(texts(node))) == len(texts(node)) == 36
+    check_order(node.copies())
     node.close()
 
 
@@ -183,13 +220,14 @@ async def test_scheduled_lists_memory_and_buckets_soonest_first() -> None:
     await node.timers.keeper.keep()
     recalls = await fill(node, 2, ahead_ms=DAY_MS + 500)
     await node.timers.recall(recalls[1])
-    listed = await node.timers.scheduled("delays", limit=5)
+    _, listed = await node.timers.scheduled("delays", limit=5)
     start = node.clock.wall_ms() + DAY_MS
     assert [timer.due_ms - start for timer in listed] == [0, 1_000, 1_500, 2_000, 2_500]
-    listed = await node.timers.scheduled("delays", limit=100, from_ms=start + 3_000)
+    _, listed = await node.timers.scheduled("delays", limit=100, from_ms=start + 3_000)
     assert [timer.due_ms - start for timer in listed][:4] == [3_000, 3_500, 4_000, 4_500]
-    assert len(await node.timers.scheduled("delays", limit=100)) == 23
-    assert [timer.queue for timer in await node.timers.scheduled("other", limit=9)] == [0]
+    count, listed = await node.timers.scheduled("delays", limit=100)
+    assert count == len(listed) == 23
+    assert [timer.queue for timer in (await node.timers.scheduled("other", limit=9))[1]] == [0]
     node.close()
 
 
@@ -256,7 +294,7 @@ async def test_small_buckets_become_one_and_recalled_ones_shrink() -> None:
     await node.pass_ms(DAY_MS + 3_000)
     delivered = len(texts(node))
     assert 0 < delivered < 72
-    listed = await node.timers.scheduled("delays", limit=100)
+    _, listed = await node.timers.scheduled("delays", limit=100)
     assert len(listed) == len(node.state.timers) == 72 - delivered
     for recall in recalls:
         if recall.due_ms > listed[0].due_ms:
@@ -339,4 +377,60 @@ async def test_damaged_entries_and_missing_files_are_named() -> None:
     disk.names[f"timers/{second}"] = kept  # somebody brings it back
     await node.pass_ms(RETRY_MS)
     assert len(texts(node)) == 30
+    node.close()
+
+
+async def test_buckets_of_a_log_that_was_moved_away_are_put_aside() -> None:
+    """They may hold the only copy of messages that a snapshot ahead of the log names."""
+    disk, clock = SimDisk(), ManualClock()
+    node = await new_node(disk, clock)
+    await fill(node, 10, ahead_ms=DAY_MS)
+    await node.timers.keeper.keep()
+    await node.snapshot()
+    (name,) = node.files.list("timers")
+    kept = node.files.read_all(f"timers/{name}")
+    node.stop()
+    disk.kill()
+    for moved in [moved for moved in disk.names if moved.startswith("log/")]:
+        disk.names.pop(moved)
+    node = await new_node(disk, clock)
+    assert node.files.list("timers") == [f"{name}.ahead"]
+    await fill(node, 5, ahead_ms=DAY_MS)
+    await node.timers.keeper.keep()
+    assert node.files.list("timers") == [name, f"{name}.ahead"]
+    assert node.files.read_all(f"timers/{name}.ahead") == kept
+    node.stop()
+    disk.kill()
+    node = TimerNode(disk.files(), clock)
+    await node.pass_ms(2 * DAY_MS)
+    assert len(texts(node)) == 15
+    node.close()
+
+
+async def test_many_small_frames_are_in_a_snapshot_before_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a start reads only so many frames back, however small they are; but snapshots do not take all the time."""
+    monkeypatch.setattr(upkeep, "SNAPSHOT_FRAMES", 40)
+    disk = SimDisk()
+    node = await new_node(disk)
+    await node.snapshot()
+    node.upkeep._snapshot_bytes = 1 << 40
+    taken = node.upkeep.snapshots
+    await fill(node, 30, ahead_ms=DAY_MS)
+    await node.upkeep.snapshot_if_due()
+    assert node.upkeep.snapshots == taken
+    await fill(node, 20, ahead_ms=DAY_MS)
+    await node.upkeep.snapshot_if_due()
+    assert node.upkeep.snapshots == taken + 1
+    await fill(node, 50, ahead_ms=DAY_MS)
+    node.upkeep._snapshot_after_ms = node.clock.monotonic_ms() + 1_000
+    await node.upkeep.snapshot_if_due()
+    assert node.upkeep.snapshots == taken + 1
+    clock = node.clock
+    node.stop()
+    disk.kill()
+    node = await new_node(disk, clock)
+    node.upkeep._snapshot_bytes = 1 << 40
+    assert node.recovered.frames_replayed >= 50
+    await node.upkeep.snapshot_if_due()
+    assert node.upkeep.snapshots == 1
     node.close()

@@ -11,6 +11,7 @@ from kourou.core.clock import Clock
 Place = tuple[str, int, int]  # group, incarnation, queue
 STEP_S = 0.5  # at most so long between looks at the clock, which may be put forward
 RINGS_A_TURN = 256
+TURN_S = 0.003  # after so long others get their turn
 
 
 class Alarms:
@@ -44,14 +45,18 @@ class Alarms:
 
     def _look(self) -> None:
         self._timer = None
-        now_ms = self._clock.wall_ms()
+        now_ms, ends = self._clock.wall_ms(), self._loop.time() + TURN_S
+        rung: set[Place] = set()
         for _ in range(RINGS_A_TURN):
-            if not self._heap or self._heap[0][0] > now_ms:
-                break
+            if not self._heap or self._heap[0][0] > now_ms or self._heap[0][1] in rung:
+                break  # one that was set again at once has more to do, in another turn
             due_ms, place = heappop(self._heap)
             if self._set.get(place) == due_ms:
                 del self._set[place]
+                rung.add(place)
                 self._ring(place)
+                if self._loop.time() > ends:
+                    break
         if self._timer is None:
             self._arm()
 

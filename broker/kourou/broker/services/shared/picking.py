@@ -13,7 +13,7 @@ from kourou.broker.machines.ledger import PARKED_MAX, Candidate, QueueLedger
 from kourou.broker.services.records import DecodedFrame, StoredMessage
 from kourou.broker.services.shared.request import ReceiveRequest
 from kourou.core.frame import MOVED
-from kourou.core.records import Field, iterate_fields
+from kourou.core.records import Field, readable_fields
 from kourou.core.route import TopicType
 from kourou.core.sources import Reason, decode_source
 
@@ -29,6 +29,7 @@ class Pick:
     chosen: list[tuple[Candidate, StoredMessage]] = field(default_factory=list)
     parked: list[tuple[int, int]] = field(default_factory=list)
     cold: int | None = None
+    left_out: list[tuple[int, DecodedFrame]] = field(default_factory=list)  # frames that can't be read, and from where on
     more: bool = False  # the scan stopped before the end of the queue
     size: int = 0
 
@@ -114,6 +115,11 @@ class Picker:
             if prefix.log_offset + prefix.size > self._below:
                 return
             first = max(pick.next, prefix.queue_offset)
+            if decoded.unreadable:
+                pick.left_out.append((first, decoded))
+                pick.next = decoded.end
+                scanned += decoded.end - first
+                continue
             if not self._from_frame(decoded, first, limit, bytes_max):
                 return
             scanned += decoded.end - first
@@ -175,7 +181,7 @@ class Picker:
 
 def for_group(block: bytes, group: str) -> bool:
     """A dead letter that was sent back is for the group alone that had given it up."""
-    for number, value in iterate_fields(block):
+    for number, value in readable_fields(block):
         if number == Field.SOURCE:
             source = decode_source(value)
             return source.reason != Reason.REDRIVE or source.group == group

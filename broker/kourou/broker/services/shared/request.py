@@ -17,7 +17,7 @@ class ReceiveRequest:
     group: str
     topic: Topic
     client: str
-    limit: int
+    limit: int  # 0: nothing is taken, who asks wants to know when there may be something
     invisible_ms: int
     filter: Filter | None = None  # None: everything
     queue: int | None = None  # where to look first

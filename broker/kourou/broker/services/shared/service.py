@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from kourou.broker.machines.ledger import QueueLedger
 from kourou.broker.machines.shared import CHANGED, RENEWED, UNCOUNTED
@@ -24,14 +24,17 @@ from kourou.broker.services.shared.request import Delivery, Outcome, ReceiveRequ
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.store import Store
 from kourou.core.clock import Clock
-from kourou.core.errors import InvalidReceiptHandle, KourouError, TooManyRequests, TopicNotFound
+from kourou.core.errors import Busy, InvalidReceiptHandle, KourouError, TooManyRequests, TopicNotFound
 from kourou.core.frame import QUEUE_ID_MAX
 from kourou.core.handles import Handles, Receipt, group_hash
 from kourou.core.route import TopicType
+from kourou.runtime import gc_tame
 
 WAITING_MAX = 100_000
 ATTEMPTS_KEPT = 10_000
 EXHAUSTED_A_TURN = 256
+COLLECT_EVERY = 8_192  # messages handed out: leases live for long
+SERVED_AT_ONCE = 128  # messages of a receive, some milliseconds; it may have fewer than it asked for
 HASTY_MS = 1_000  # at most so long a receive that does not want to wait is held for a read or a long look
 BEGIN_A_RECORD = 1_024
 FRESH_BYTES = 1024 * 1024 * 1024  # a queue whose first message is not further back in the log is new
@@ -61,6 +64,10 @@ class Buried(Protocol):
     def bury(self, group: str, incarnation: int, queue: int, offsets: list[int]) -> None: ...
 
 
+class Log(Protocol):
+    def warning(self, event: str, **fields: Any) -> Any: ...
+
+
 class SharedService:
     def __init__(
         self,
@@ -71,7 +78,10 @@ class SharedService:
         handles: Handles,
         *,
         clock: Clock,
+        log: Log | None = None,
     ) -> None:
+        self._log = log
+        self.left_out = 0  # messages that could not be read
         self._store = store
         self._state = state
         self._journal = journal
@@ -88,6 +98,7 @@ class SharedService:
         self._recovered: dict[Place, int] = {}  # serials at the start of this epoch
         self.graves: Buried | None = None
         self.messages_out = 0
+        self._uncollected = 0
         self.acked = 0
         for group, incarnation in state.shared.places():
             for queue, ledger in state.shared.of(group, incarnation).items():
@@ -98,7 +109,8 @@ class SharedService:
     # ---- receiving
 
     def receive(self, request: ReceiveRequest, *, wait_ms: int, done: Callable[[Outcome], None]) -> Waiter:
-        """``done`` gets the messages: at once, when there are some, or (none) after ``wait_ms``; or an error."""
+        """``done`` gets the messages: at once, when there are some, or (none) after ``wait_ms``; or an error. One with
+        limit 0 takes none: it is done when there may be some, its filter aside."""
         waiter = Waiter(request, done)
         try:
             self._journal.check_open()
@@ -148,19 +160,20 @@ class SharedService:
             self.leave(reader, waiter)
 
     def _reader(self, request: ReceiveRequest) -> Reader:
-        place = request.group, request.topic.incarnation
-        reader = self._readers.get(place)
-        if reader is None:
-            topic = request.topic
-            ordered = topic.type in (TopicType.FIFO, TopicType.LITE)
-            reader = self._readers[place] = Reader(*place, topic.name, ordered)
-            self._by_topic.setdefault(topic.incarnation, []).append(reader)
-            self._records.want(topic.incarnation)
-            if topic.type is not TopicType.LITE:
-                reader.ready = dict.fromkeys(range(topic.queues))
-                if not self._state.shared.of(*place):
-                    self._begin(reader, topic.queues)
+        reader = self._readers.get((request.group, request.topic.incarnation)) or self._open(request.group, request.topic)
         reader.attempts_max = request.attempts_max
+        return reader
+
+    def _open(self, group: str, topic: Topic) -> Reader:
+        place = group, topic.incarnation
+        ordered = topic.type in (TopicType.FIFO, TopicType.LITE)
+        reader = self._readers[place] = Reader(*place, topic.name, ordered)
+        self._by_topic.setdefault(topic.incarnation, []).append(reader)
+        self._records.want(topic.incarnation)
+        if topic.type is not TopicType.LITE:
+            reader.ready = dict.fromkeys(range(topic.queues))
+            if not self._state.shared.of(*place):
+                self._begin(reader, topic.queues)
         return reader
 
     def _begin(self, reader: Reader, queues: int) -> None:
@@ -180,26 +193,32 @@ class SharedService:
         """Answer a receive if there is anything for it."""
         request = waiter.request
         found: list[Delivery] = []
-        room = request.bytes_max
+        limit, room = min(request.limit, SERVED_AT_ONCE), request.bytes_max
         broken: KourouError | None = None
+        untold: list[int] = []
         if not self._state.topics.is_live(reader.incarnation):
             raise TopicNotFound(f"topic {reader.topic} was deleted")
+        if not request.limit:
+            if self._order(reader, request):
+                waiter.finish([])
+            return waiter.finished
         for queue in self._order(reader, request):
             try:
-                pick = self._pick(reader, request, queue, request.limit - len(found), room)
+                pick = self._pick(reader, request, queue, limit - len(found), room)
             except KourouError as failure:  # a damaged queue: said to whoever comes, but the others go on
                 broken = failure
                 reader.ready.pop(queue, None)
-                if found:
-                    reader.ready[queue] = None
+                untold.append(queue)
                 continue
             if pick is None:
                 continue
             more = self._hand_out(request, queue, pick)
             found += more
             room -= pick.size
-            if len(found) >= request.limit or room <= 0:
+            if len(found) >= limit or room <= 0:
                 break
+        if found or isinstance(broken, Busy):  # an index is being made anew: the next receive finds it
+            reader.ready.update(dict.fromkeys(untold))
         if not found:
             if broken is not None:
                 raise broken
@@ -207,11 +226,15 @@ class SharedService:
         if request.attempt_id:
             self._remember(request, found)
         self.messages_out += len(found)
+        self._uncollected += len(found)
+        if self._uncollected >= COLLECT_EVERY:
+            self._uncollected = 0
+            gc_tame.collect_young()
         waiter.finish(found)
         return True
 
     @staticmethod
-    def _order(reader: Reader, request: ReceiveRequest) -> Iterable[int]:
+    def _order(reader: Reader, request: ReceiveRequest) -> list[int]:
         """Which queues to look into: the one that was asked for first; else each in its turn; urgent ones first."""
         if request.only is not None:
             few, many = sorted((reader.ready.keys(), request.only), key=len)
@@ -246,6 +269,8 @@ class SharedService:
         find = self._finder(key)
         picker = Picker(request, ledger, find, start=start, end=high, below=self._journal.confirmed)
         pick = picker.run(limit, bytes_max)
+        for first, decoded in pick.left_out:
+            self._leave_out(reader, queue, first, decoded)
         if pick.cold is not None and not self._records.is_unconfirmed(key, pick.cold):
             self._load(reader, queue, key, pick.cold)
         reader.ready.pop(queue, None)
@@ -256,6 +281,15 @@ class SharedService:
         if pick.chosen or pick.parked or pick.next > start:
             return pick
         return None
+
+    def _leave_out(self, reader: Reader, queue: int, first: int, decoded: DecodedFrame) -> None:
+        """A producer stored what nobody can read: that must not hold up what is behind it."""
+        self.left_out += decoded.end - first
+        if self._log is not None:
+            self._log.warning(
+                "messages_left_out", group=reader.group, topic=reader.topic, queue=queue, first_offset=first,
+                last_offset=decoded.end - 1, log_offset=decoded.prefix.log_offset, reason=decoded.unreadable,
+            )  # fmt: skip
 
     def _first(self, key: int, low: int, high: int) -> int:
         """Where a group that is new here begins: with what comes; but with all of a queue that is itself rather new."""
@@ -379,6 +413,8 @@ class SharedService:
                 await self._records.load(key, offset)
                 reader.ready[queue] = None
             except KourouError as failure:
+                if not reader.waiting or isinstance(failure, Busy):
+                    reader.ready[queue] = None  # for the next who comes
                 for waiter in list(reader.waiting):
                     waiter.finish(failure)
                     self.leave(reader, waiter)
@@ -427,12 +463,15 @@ class SharedService:
             self.graves.bury(group, incarnation, queue, offsets)
 
     def look_again(self, group: str, topic: Topic, queues: Iterable[int]) -> None:
-        """Somebody wants queues now that may have had messages before."""
+        """Somebody wants queues now that may have had messages before; he may come for them later."""
         reader = self._readers.get((group, topic.incarnation))
-        if reader is not None:
-            reader.ready.update(dict.fromkeys(queues))
-            if reader.waiting:
-                self._serve_soon(reader)
+        if reader is None:
+            reader = self._open(group, topic)
+            if (known := self._state.groups.find(group)) is not None:
+                reader.attempts_max = known.max_attempts
+        reader.ready.update(dict.fromkeys(queues))
+        if reader.waiting:
+            self._serve_soon(reader)
 
     def freed(self, group: str, incarnation: int, queue: int) -> None:
         """Something was settled: in an ordered topic that may let others go, and in a queue that was full."""

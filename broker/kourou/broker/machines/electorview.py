@@ -1,0 +1,109 @@
+"""What a replica knows of its group's keys: the newest of everything that it was shown, and since when the lease is so.
+
+Reads may be old and events may come twice or late: whatever is older than what is known is dropped, key by key.
+"""
+
+from __future__ import annotations
+
+from kourou.broker.machines.coordination import Picture, Value
+from kourou.broker.machines.electionstate import (
+    GroupState,
+    Keys,
+    Lease,
+    Operation,
+    Replica,
+    Unreadable,
+    lease_of,
+    operation_of,
+    replica_of,
+    state_of,
+)
+
+LIVE_MS = 10_000
+
+
+class ElectorView:
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.complete = False  # has there been a picture?
+        self.state: GroupState | None = None
+        self.lease: Lease | None = None
+        self.op: Operation | None = None
+        self.replicas: dict[int, Replica] = {}
+        self.lease_seen_ms = 0  # when the lease was first seen as it is
+        self.broken: dict[str, str] = {}  # keys whose value does not parse, and why
+        self._live: dict[int, int] = {}  # when they were last heard of
+        self._mods: dict[str, int] = {}  # of the value that is known, 0 when it is not there
+        self._known: dict[str, int] = {}  # the revision up to which a key is known
+
+    def mod(self, key: str) -> int:
+        return self._mods.get(key, 0)
+
+    def live(self, now_ms: int) -> frozenset[int]:
+        return frozenset(replica for replica, seen_ms in self._live.items() if now_ms - seen_ms <= LIVE_MS)
+
+    def picture(self, picture: Picture, *, now_ms: int) -> None:
+        """A picture that is older than what is known does no harm."""
+        if not self.complete:
+            self.complete = True
+            self.lease_seen_ms = now_ms  # that there is none has to be seen for a time, too
+        found = {value.key for value in picture.values}
+        for value in picture.values:
+            self.adopt(value, picture.revision, now_ms=now_ms)
+        for key in [key for key in self._mods if key not in found]:
+            self.adopt(Value(key, None, 0), picture.revision, now_ms=now_ms)
+
+    def event(self, value: Value, *, now_ms: int) -> None:
+        self.adopt(value, value.mod, now_ms=now_ms)
+
+    def adopt(self, value: Value, revision: int, *, now_ms: int) -> None:
+        """A key was so at a revision."""
+        key = value.key
+        if not key.startswith(self.keys.prefix) or revision < self._known.get(key, 0):
+            return
+        self._known[key] = revision
+        mod = 0 if value.value is None else value.mod
+        if mod == self._mods.get(key, 0):
+            return
+        self._mods[key] = mod
+        self.broken.pop(key, None)
+        if key == self.keys.lease:
+            self.lease_seen_ms = now_ms
+        try:
+            self._set(key, value.value, now_ms)
+        except Unreadable as failure:
+            self.broken[key] = str(failure)
+
+    def _set(self, key: str, data: bytes | None, now_ms: int) -> None:
+        keys = self.keys
+        if key == keys.state:
+            self.state = None
+            self.state = None if data is None else state_of(data)
+        elif key == keys.lease:
+            self.lease = None
+            self.lease = None if data is None else lease_of(data)
+        elif key == keys.op:
+            self.op = None
+            self.op = None if data is None else operation_of(data)
+        else:
+            kind, _, number = key.removeprefix(keys.prefix).partition("/")
+            if number.isascii() and number.isdigit() and len(number) < 6:
+                self._member(kind, int(number), data, now_ms)
+
+    def _member(self, kind: str, replica: int, data: bytes | None, now_ms: int) -> None:
+        if kind == "replica":
+            self.replicas.pop(replica, None)
+            if data is not None:
+                self.replicas[replica] = replica_of(data)
+        elif kind == "live":
+            if data is None:
+                self._live.pop(replica, None)
+            else:
+                self._live[replica] = now_ms
+
+    def unreadable(self) -> str | None:
+        """Why nothing may be decided."""
+        for key in (self.keys.state, self.keys.lease):
+            if key in self.broken:
+                return f"{key} in etcd can't be read: {self.broken[key]}"
+        return None

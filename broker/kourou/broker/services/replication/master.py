@@ -1,0 +1,334 @@
+"""The master's driver: slaves' messages into the machine, its effects out to links, frames read from the log for them.
+
+Reads that the page cache can answer are done inline, others in a thread; a slave has one under way at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from kourou.broker.machines.replication import (
+    Ack,
+    Batch,
+    Close,
+    Confirmed,
+    CopyNeeded,
+    Hello,
+    MasterEffect,
+    Message,
+    Ping,
+    Ready,
+    Refused,
+    Send,
+    SendFrames,
+    SetChanged,
+    StaleMaster,
+    StepDown,
+    Welcome,
+)
+from kourou.broker.machines.replicationmaster import ReplicationMaster
+from kourou.broker.services.replication.messages import Answer, batch_head, encode
+from kourou.broker.store import snapshot
+from kourou.broker.store.copying import read_frames
+from kourou.broker.store.store import Store
+from kourou.core.clock import Clock
+from kourou.core.errors import Busy, DamagedLog, KourouError, NotEnoughReplicas, NotMaster, ReplicaRefused
+from kourou.core.wire import Code, encode_json
+
+TICK_S = 0.05
+WAITING_MAX = 20_000  # sends that wait for slaves
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+PROBES = 2  # refused one after the other: the process is gone
+PROBE_PAUSE_S = 0.02
+
+
+class Log(Protocol):
+    def info(self, event: str, **fields: Any) -> Any: ...
+
+    def warning(self, event: str, **fields: Any) -> Any: ...
+
+    def error(self, event: str, **fields: Any) -> Any: ...
+
+
+class Link(Protocol):
+    """A connection of a slave."""
+
+    number: int
+    remote: str  # host:port that it comes from
+
+    def push(self, code: int, *, header: bytes = b"", parts: Any = ()) -> None: ...
+
+    def abort(self, reason: str) -> None: ...
+
+
+class MasterReplication:
+    """One term of this broker as master. ``journal.replicas`` is this."""
+
+    def __init__(
+        self,
+        store: Store,
+        machine: ReplicationMaster,
+        *,
+        clock: Clock,
+        read_executor: Executor,
+        log: Log,
+        on_step_down: Callable[[int, str], None],
+        refused: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        self.machine = machine
+        self.serving = asyncio.Event()  # the term's first frame is confirmed
+        self.moved: Callable[[], None] = lambda: None  # the journal is told so
+        self.attach: Callable[[], None] = lambda: None  # a slave is here: the journal has to ask from now on
+        self.bytes_out = 0
+        self._store = store
+        self._clock = clock
+        self._executor = read_executor
+        self._log = log
+        self._on_step_down = on_step_down
+        self._refused = refused  # whether an address refuses connections
+        self._links: dict[int, Link] = {}
+        self._addresses: dict[int, str] = {}  # of slaves, by id
+        self._answers: dict[int, Answer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._confirming = False
+        self._ticker: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._perform()
+
+    # ---- the journal's side
+
+    def confirm(self, *, end: int, synced: int) -> int:
+        machine = self.machine
+        self._confirming = True  # what moves now is the answer
+        try:
+            if end != machine.end:
+                machine.appended(end)
+            machine.synced(min(synced, end))
+            self._perform()
+        finally:
+            self._confirming = False
+        return machine.confirm
+
+    def refusal(self, *, unconfirmed_bytes: int, waiting: int) -> KourouError | None:
+        machine = self.machine
+        if machine.over:
+            return NotMaster("this broker is no longer the master of its group")
+        if machine.short:
+            return NotEnoughReplicas(
+                f"{len(machine.members) + 1} members of the broker group are in sync; min_isr is {machine.min_isr}",
+                retry_after_ms=200,
+            )
+        if machine.ack_all and (unconfirmed_bytes > WAITING_BYTES_MAX or waiting > WAITING_MAX):
+            return Busy(f"{unconfirmed_bytes} bytes wait for slaves; the limit is {WAITING_BYTES_MAX}", retry_after_ms=50)
+        return None
+
+    # ---- the slaves' side
+
+    def hello(self, link: Link, hello: Hello) -> Answer:
+        self._links[link.number] = link
+        self._addresses[hello.member.replica] = _address(hello.address, link.remote)
+        self.attach()
+        self.machine.trimmed(self._store.min_offset)
+        self.machine.hello(link.number, hello, now_ms=self._clock.monotonic_ms())
+        self._perform()
+        answer = self._answers.pop(link.number)
+        fields = {"replica": hello.member.replica, "remote": link.remote, "end": hello.log.end, "epoch": hello.epoch}
+        if isinstance(answer, Welcome):
+            self._log.info("slave_welcomed", **fields, truncate_to=answer.truncate_to)
+        else:
+            self._log.warning("slave_not_welcomed", **fields, answer=str(answer))
+        return answer
+
+    def ready(self, link: Link, ready: Ready) -> None:
+        """Raises ReplicaRefused when the session is not to go on."""
+        self.machine.ready(link.number, ready, now_ms=self._clock.monotonic_ms())
+        self._perform()
+        if not self.machine.current(link.number, ready.session):
+            raise ReplicaRefused("the session is over; begin another one")
+
+    def acked(self, link: Link, ack: Ack) -> None:
+        self.machine.acked(link.number, ack, now_ms=self._clock.monotonic_ms())
+        self._perform()
+
+    def pinged(self, link: Link, ping: Ping) -> None:
+        self.machine.pinged(link.number, ping, now_ms=self._clock.monotonic_ms())
+        self._perform()
+
+    def lost(self, link: Link) -> None:
+        if self._links.pop(link.number, None) is None:
+            return
+        replica = next((s.member.replica for s in self.machine.sessions() if s.link == link.number), None)
+        self.machine.lost(link.number)
+        self._perform()
+        if replica is not None:
+            self._log.info("slave_lost", replica=replica, remote=link.remote)
+            if replica in self.machine.members:
+                self._spawn(self._probe(replica))
+
+    def may_read(self, link: Link, session: int) -> bool:
+        return self.machine.may_read(link.number, session)
+
+    def copy(self) -> dict[str, Any]:
+        """*Blocking*, a little. What a slave that begins anew has to fetch. Raises Busy while there is no snapshot."""
+        store = self._store
+        for offset in snapshot.list_offsets(store.files):
+            name = snapshot.snapshot_name(offset)
+            size = store.files.size(name)
+            if size is not None and offset >= store.min_offset:
+                history = [list(pair) for pair in store.epochs.entries if pair[1] < store.min_offset]
+                return {"start": store.min_offset, "name": name, "size": size, "history": history}
+        raise Busy("there is no snapshot to copy yet", retry_after_ms=1_000)
+
+    def heard_of(self, epoch: int, source: str) -> None:
+        self.machine.heard_of(epoch, source)
+        self._perform()
+
+    def close(self) -> None:
+        self.machine.over = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for link in list(self._links.values()):
+            link.abort("this broker is no longer the master")
+
+    def status(self) -> dict[str, Any]:
+        machine = self.machine
+        return {
+            "ack": "all" if machine.ack_all else "local",
+            "min_isr": machine.min_isr,
+            "set": list(machine.set_members()),
+            "eligible": sorted(machine.eligible),
+            "serving": self.serving.is_set(),
+            "slaves": [
+                {
+                    "broker_id": s.member.replica,
+                    "streaming": s.streaming,
+                    "appended": s.appended,
+                    "flushed": s.flushed,
+                    "behind_bytes": machine.end - s.appended if s.streaming else None,
+                }
+                for s in machine.sessions()
+            ],
+        }
+
+    # ---- effects
+
+    def _perform(self) -> None:
+        while effects := self.machine.take_effects():
+            for effect in effects:
+                self._do(effect)
+        if self._ticker is None and self.machine.deadline_ms() is not None:
+            self._ticker = self._loop.call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._ticker = None
+        self.machine.tick(now_ms=self._clock.monotonic_ms())
+        self._perform()
+
+    def _do(self, effect: MasterEffect) -> None:
+        match effect:
+            case SendFrames():
+                self._send_frames(effect)
+            case Send(number, message):
+                self._send(number, message)
+            case Confirmed():
+                if self.machine.serving:
+                    self.serving.set()
+                if not self._confirming:
+                    self.moved()
+            case Close(number, reason):
+                link = self._links.pop(number, None)
+                if link is not None:
+                    self._log.warning("slave_dropped", remote=link.remote, reason=reason)
+                    link.abort(reason)
+            case SetChanged(members, reason):
+                self._log.info("sync_state_set_changed", members=list(members), reason=reason)
+            case StepDown(epoch, reason):
+                self._log.warning("stepping_down", epoch=self.machine.epoch, higher=epoch, reason=reason)
+                self._on_step_down(epoch, reason)
+
+    def _send(self, number: int, message: Message) -> None:
+        if isinstance(message, Welcome | CopyNeeded | StaleMaster | Refused):
+            self._answers[number] = message
+            return
+        link = self._links.get(number)
+        if link is not None:
+            code, header, value = encode(message)
+            link.push(code, header=header, parts=() if value is None else (encode_json(value),))
+
+    def _send_frames(self, wanted: SendFrames) -> None:
+        try:
+            data = read_frames(self._store, wanted.start, end=self.machine.end, bytes_max=wanted.bytes_max, cached_only=True)
+        except DamagedLog as failure:
+            self._unreadable(wanted, failure)
+            return
+        if data is None:
+            self._spawn(self._send_cold(wanted))
+        else:
+            self._push(wanted, data)
+
+    async def _send_cold(self, wanted: SendFrames) -> None:
+        store, end = self._store, self.machine.end
+
+        def read() -> bytes | None:
+            return read_frames(store, wanted.start, end=end, bytes_max=wanted.bytes_max, cached_only=False)
+
+        try:
+            data = await self._loop.run_in_executor(self._executor, read)
+        except DamagedLog as failure:
+            self._unreadable(wanted, failure)
+            return
+        assert data is not None
+        self._push(wanted, data)
+        self._perform()
+
+    def _push(self, wanted: SendFrames, data: bytes) -> None:
+        link = self._links.get(wanted.link)
+        if link is None or not self.machine.current(wanted.link, wanted.session):
+            return
+        end = wanted.start + len(data)
+        batch = Batch(wanted.session, self.machine.epoch, wanted.start, end, self.machine.confirm)
+        link.push(Code.REPLICA_BATCH, header=batch_head(batch, data), parts=(data,))
+        self.bytes_out += len(data)
+        self.machine.sent(wanted.link, wanted.session, end)
+
+    def _unreadable(self, wanted: SendFrames, failure: DamagedLog) -> None:
+        """A slave can't get past damage; it is tried again when the slave dials anew."""
+        self._log.error("log_not_sent", log_offset=wanted.start, reason=str(failure))
+        link = self._links.pop(wanted.link, None)
+        self.machine.lost(wanted.link)
+        if link is not None:
+            link.abort(f"the master can't read its log: {failure}")
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._log.error("replication_failed", exc_info=failure)
+            for link in list(self._links.values()):
+                link.abort("the master failed to replicate; its log says why")
+
+    async def _probe(self, replica: int) -> None:
+        """A slave's connection has ended: is its process gone?"""
+        for _ in range(PROBES):
+            if not await self._refused(self._addresses[replica]):
+                return
+            await asyncio.sleep(PROBE_PAUSE_S)
+        self.machine.gone(replica)
+        self._perform()
+        self.moved()
+
+
+def _address(told: str | None, remote: str) -> str:
+    """Where a slave listens: ``host:port``, or ``:port`` on the host that it comes from."""
+    if told is None:
+        return ""
+    return f"{remote.rpartition(':')[0]}{told}" if told.startswith(":") else told

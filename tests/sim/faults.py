@@ -1,0 +1,165 @@
+"""Faults as planned by the settings, each within what the design promises to survive.
+
+A fault that takes data away (a disk, or a page cache that counts) is left out when no other host has all that is confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tests.sim import settings
+from tests.sim.host import Host
+from tests.sim.network import CLIENTS
+from tests.sim.settings import Fault
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+class Faults:
+    def __init__(self, world: World, faults: tuple[Fault, ...]) -> None:
+        self._world = world
+        self._faults = faults
+        self._undo: dict[int, Callable[[], None]] = {}
+        self._number = 0
+        self._healed = False
+        self.done: list[Fault] = []
+
+    def plan(self) -> None:
+        for fault in self._faults:
+            self._world.timeline.after_ms(fault.at_ms, partial(self._happen, fault))
+
+    def heal(self) -> None:
+        """No more faults; everything that lasts is over."""
+        self._healed = True
+        for number in list(self._undo):
+            self._undo.pop(number)()
+        for host in self._world.hosts:
+            host.disk.steps_left = None
+            if host.process is None:
+                self._world.operator.restart(host, 0)
+
+    def _happen(self, fault: Fault) -> None:
+        host = self._target(fault.whom)
+        if self._healed or host is None:
+            return
+        undo = self._do(fault, host)
+        if undo is None:
+            return
+        self.done.append(fault)
+        self._world.note(host.replica, f"FAULT {fault.kind} for {fault.lasts_ms} ms, {fault.amount}")
+        self._number += 1
+        self._undo[self._number] = undo
+        self._world.timeline.after_ms(fault.lasts_ms, partial(self._over, self._number))
+
+    def _over(self, number: int) -> None:
+        undo = self._undo.pop(number, None)
+        if undo is not None:
+            undo()
+
+    def _target(self, whom: int) -> Host | None:
+        hosts = self._world.hosts
+        if whom >= 0:
+            return hosts[whom]
+        leads = [host for host in hosts if host.process is not None and host.process.leading is not None]
+        if not leads:
+            return None
+        master = max(leads, key=lambda host: host.process.epoch if host.process is not None else 0)
+        return master if whom == settings.MASTER else hosts[(master.replica + 1 + self._world.random.randrange(2)) % 3]
+
+    def _may_lose(self, host: Host) -> bool:
+        others = [h for h in self._world.hosts if h is not host and h.replica not in self._world.lost]
+        return any(self._world.truth.is_in(other) for other in others)
+
+    def _do(self, fault: Fault, host: Host) -> Callable[[], None] | None:
+        """What ends it; None when it did not happen."""
+        world = self._world
+        network, operator = world.network, world.operator
+        others = [other.replica for other in world.hosts if other is not host]
+        match fault.kind:
+            case settings.KILL if host.process is not None:
+                host.stop(tell=True)
+                operator.restart(host, fault.lasts_ms)
+                return _nothing
+            case settings.KILL_ALL:
+                for one in world.hosts:
+                    one.stop(tell=True)
+                    operator.restart(one, fault.lasts_ms // (1 + one.replica))
+                return _nothing
+            case settings.POWER if host.powered:
+                return self._power(fault, host)
+            case settings.WIPE if self._may_lose(host):
+                host.stop(tell=True)
+                host.wipe()
+                world.lost.add(host.replica)
+                operator.restart(host, fault.lasts_ms)
+                return _nothing
+            case settings.PAUSE if host.answers:
+                host.pause()
+                return partial(self._go_on, host, host.lives)
+            case settings.RESET:
+                for link in network.of(host.replica):
+                    network.reset(link)
+                return _nothing
+            case settings.ISOLATE:
+                ways = [(host.replica, other) for other in (*others, CLIENTS)]
+                return self._cut([*ways, *((b, a) for a, b in ways)])
+            case settings.ONE_WAY:
+                other = (host.replica + fault.amount) % 3
+                return self._cut([(host.replica, other)])
+            case settings.CLIENTS_AWAY:
+                return self._cut([(host.replica, CLIENTS)])
+            case settings.SLOW:
+                network.slow_ms[host.replica] = fault.amount
+                return partial(network.slow_ms.pop, host.replica, None)
+            case settings.DISK_FAILS if host.process is not None:
+                if not world.settings.sync_flush:
+                    if not self._may_lose(host):
+                        return None
+                    world.lost.add(host.replica)
+                    host.cold = True
+                host.disk.fail_syncs = True
+                return partial(setattr, host.disk, "fail_syncs", False)
+            case settings.DISK_FULL:
+                host.disk.write_limit = world.random.choice((0, 100, 1000))
+                return partial(setattr, host.disk, "write_limit", None)
+            case settings.CRASH if host.process is not None:
+                host.disk.steps_left = fault.amount
+                operator.restart(host, fault.lasts_ms)
+                return _nothing
+            case settings.WALL:
+                host.clock.jump_wall(fault.amount)
+                return _nothing
+        return None
+
+    def _power(self, fault: Fault, host: Host) -> Callable[[], None] | None:
+        world = self._world
+        if not world.settings.sync_flush:
+            if not self._may_lose(host):
+                return None
+            world.lost.add(host.replica)
+            host.cold = True
+        host.lose_power()
+        world.operator.restart(host, fault.lasts_ms)
+        return _nothing
+
+    def _go_on(self, host: Host, lives: int) -> None:
+        if host.lives == lives:
+            host.go_on()
+
+    def _cut(self, ways: list[tuple[int, int]]) -> Callable[[], None]:
+        network = self._world.network
+        for source, target in ways:
+            network.cut(source, target)
+
+        def mend() -> None:
+            for source, target in ways:
+                network.mend(source, target)
+
+        return mend
+
+
+def _nothing() -> None:
+    return None

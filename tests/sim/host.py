@@ -1,0 +1,335 @@
+"""A host of the simulator: a disk, a clock, a process that comes and goes, and what the simulator knows of its log.
+
+``ends`` has a checksum of everything in the log up to each frame's end. So "the same bytes up to here" is one comparison.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from kourou.broker.store.copying import read_frames
+from kourou.broker.store.store import Store
+from kourou.core.errors import DamagedLog, DiskFull, FlushFailed
+from kourou.core.frame import PREFIX_SIZE, Kind, parse_prefix, parse_sealed, record_bounds
+from tests.sim.crashdisk import Crash, CrashDisk
+from tests.sim.network import Link, Network
+from tests.sim.process import Process
+from tests.sim.timeline import NodeClock, Timeline
+
+if TYPE_CHECKING:
+    from tests.sim.settings import Settings
+
+TICK_MS = 50
+
+
+class Wire(Protocol):
+    """What a process can do on the network."""
+
+    def send(self, link: Link, host: int, message: object) -> None: ...
+
+    def close(self, link: Link, host: int) -> None: ...
+
+    def dial(self, replica: int) -> Link | None:
+        """A connection to whom the nameservers show as master; None when they show nobody, or do not answer."""
+        ...
+
+    def refuses(self, asking: int, replica: int) -> bool:
+        """Does the host say that nobody listens?"""
+        ...
+
+
+class Frames:
+    """Every frame that was ever in a log: (epoch, log offset) -> checksum of the log before and behind it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[int, int]] = {}
+        self.contents: dict[tuple[int, int], Content] = {}  # of frames with messages
+
+    def before(self, epoch: int, at: int) -> int | None:
+        known = self._known.get((epoch, at))
+        return known[0] if known is not None else None
+
+    def enter(self, host: Host, epoch: int, at: int, before: int | None, frame: bytes) -> int:
+        """3. Log matching: two replicas with the same (epoch, offset) frame have identical bytes up to it."""
+        if before is None:
+            raise Violation(f"3: the log of {host.replica} starts at {at} with a frame of epoch {epoch} that nobody wrote")
+        sums = (before, zlib.crc32(frame, before))
+        known = self._known.get((epoch, at))
+        if known is None:
+            self._known[epoch, at] = sums
+            self._note_content(epoch, at, frame)
+        elif known != sums:
+            raise Violation(f"3: {host.replica} has another log up to {at} in epoch {epoch} than others with that frame")
+        if host.epochs and epoch < host.epochs[-1][0]:
+            raise Violation(f"2: epoch {epoch} at {at} of {host.replica} comes behind {host.epochs[-1][0]}")
+        return sums[1]
+
+    def _note_content(self, epoch: int, at: int, frame: bytes) -> None:
+        header = parse_sealed(frame, PREFIX_SIZE)
+        if header.kind == Kind.MESSAGES:
+            bounds = record_bounds(frame, PREFIX_SIZE, header)
+            start = PREFIX_SIZE + header.records_at
+            records = tuple(frame[start + a : start + b] for a, b in pairwise(bounds))
+            self.contents[epoch, at] = Content(header.queue_id, parse_prefix(frame).queue_offset, records)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    queue: int
+    queue_offset: int
+    records: tuple[bytes, ...]
+
+
+class Violation(AssertionError):
+    """An invariant does not hold; the text begins with its number."""
+
+
+class Host:
+    def __init__(
+        self,
+        replica: int,
+        settings: Settings,
+        timeline: Timeline,
+        network: Network,
+        random: Random,
+        *,
+        wire: Wire,
+        note: Callable[[str], None],
+        touched: Callable[[Host], None],
+        ended: Callable[[Host], None],
+    ) -> None:
+        self.replica = replica
+        self.disk = CrashDisk()
+        self.process: Process | None = None
+        self.paused = False
+        self.wipes = 0
+        self.lives = 0  # of processes; what was planned for an earlier one does not happen
+        self.cold = False  # it has lost what was not synced
+        self.powered = True
+        self.clock = NodeClock(
+            timeline,
+            rate=1 + random.uniform(-0.02, 0.02),
+            monotonic_skew_ms=random.randrange(1_000_000),
+            wall_skew_ms=random.choice((0, 0, -3_600_000, 3_600_000)),
+        )
+        self.ends: dict[int, int] = {}
+        self.places: list[tuple[int, int, int]] = []  # (end, start, epoch) of each frame
+        self.known_end = 0
+        self.epochs: list[tuple[int, int]] = []  # (epoch, start) as the frames in the log say
+        self._settings = settings
+        self._timeline = timeline
+        self._network = network
+        self._random = random
+        self._wire = wire
+        self._note = note
+        self._touched = touched
+        self._ended = ended
+        self._held: list[Callable[[], None]] = []
+        self._store: Store | None = None
+        self.promised = 0  # what it last was
+        self.seen_epoch = 0
+        self.synced = 0  # what it must still have after a power cut
+
+    @property
+    def storage(self) -> str:
+        return f"disk-{self.replica}-{self.wipes}"
+
+    @property
+    def answers(self) -> bool:
+        return self.process is not None and not self.paused
+
+    # ---- the process
+
+    def run(self, action: Callable[[], None]) -> None:
+        """Something happens in the process, now; later while it is paused; not at all when it is over by then."""
+        if self.process is None:
+            return
+        if self.paused:
+            lives = self.lives
+            self._held.append(lambda: self.run(action) if lives == self.lives else None)
+            return
+        try:
+            action()
+        except Crash:
+            self._note("dies in the middle of it")
+            self.stop(tell=True)
+        except FlushFailed as failure:
+            self._note(f"ends: {failure}")
+            self.stop(tell=True)
+            self.cold = True  # its page cache can't be trusted
+        except DiskFull as failure:
+            self._note(f"ends: {failure}")
+            self.stop(tell=True)
+        self._touched(self)
+
+    def later(self, ms: float, action: Callable[[], None]) -> None:
+        lives = self.lives
+
+        def due() -> None:
+            if lives == self.lives:
+                self.run(action)
+
+        self._timeline.after_ms(ms / self.clock.rate, due)
+
+    def start(self) -> bool:
+        """False when the directory can't be opened."""
+        assert self.process is None
+        assert self.powered
+        self.lives += 1
+        self.seen_epoch = 0
+        try:
+            self.process = Process(
+                self.replica,
+                self.disk.files(),
+                self._settings,
+                storage=self.storage,
+                clock=self.clock,
+                random=self._random,
+                later=self.later,
+                note=self._note,
+                network=self._wire,
+                cold=self.cold,
+            )
+        except (Crash, FlushFailed, DiskFull) as failure:
+            self._note(f"does not start: {failure!r}")
+            self.disk.kill()
+            self.process = None
+            return False
+        self.later(TICK_MS * self._random.random(), self._tick)
+        self.later(self._random.random() * self._settings.flush_ms, self._flush)
+        self.later(1000 * self._random.random(), self._slow_tick)
+        self._touched(self)
+        return True
+
+    def stop(self, *, tell: bool) -> None:
+        """The process is gone; ``tell``: its kernel closes its connections."""
+        if self.process is None:
+            return
+        self.lives += 1
+        self.synced = self.process.store.synced_offset
+        self.process = None
+        self.paused = False
+        self._held.clear()
+        self.disk.kill()
+        for link in self._network.of(self.replica):
+            self._network.close(link, self.replica, silently=not tell)
+        self._ended(self)
+
+    def lose_power(self) -> None:
+        """The log ends where the platter says; its frames are read again when the host is back."""
+        self.stop(tell=False)
+        self.powered = False
+        self.disk.power_loss(self._random)
+
+    def wipe(self) -> None:
+        self.stop(tell=True)
+        self.disk = CrashDisk()
+        self.wipes += 1
+        self.ends, self.known_end, self.epochs, self.places = {}, 0, [], []
+        self.promised = self.seen_epoch = self.synced = 0
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def go_on(self) -> None:
+        if not self.paused:
+            return
+        self.paused = False
+        held, self._held = self._held, []
+        for action in held:
+            action()
+
+    # ---- what it does by itself
+
+    def _tick(self) -> None:
+        assert self.process is not None
+        self.later(TICK_MS, self._tick)
+        self.process.tick()
+
+    def _flush(self) -> None:
+        """Every 200 ms with ``flush = async``, all the time with ``sync``. It takes a while; what comes meanwhile does not count."""
+        assert self.process is not None
+        process = self.process
+        self.later(self._settings.flush_ms * (0.5 + self._random.random()), self._flush)
+        store = process.store
+        if store.synced_offset == store.end_offset:
+            return
+        if self._random.random() < 0.5:
+            process.sync()
+        else:
+            target = store.sync()
+            process.later(10 * self._random.random(), lambda: self._synced(process, target))
+
+    def _synced(self, process: Process, target: int) -> None:
+        process.store.note_synced(target)
+        process.synced()
+
+    def _slow_tick(self) -> None:
+        assert self.process is not None
+        self.later(1000, self._slow_tick)
+        self.process.note_standing()
+        self.process.upkeep()
+
+    # ---- what is known of the log
+
+    def read_log(self, frames: Frames) -> None:
+        """Follow what happened to the log since the last time; all of it is read anew when it was opened anew."""
+        process = self.process
+        if process is None:
+            return
+        store = process.store
+        end = store.end_offset
+        if store is not self._store:
+            self._store = store
+            self.ends, self.known_end, self.epochs, self.places = {}, store.min_offset, [], []
+        elif end < self.known_end:
+            self._forget(end)
+        at = self.known_end
+        while at < end:
+            data = read_frames(store, at, end=end, bytes_max=1 << 20, cached_only=False)
+            assert data is not None
+            place = 0
+            while place < len(data):
+                prefix = parse_prefix(data, place)
+                checksum = frames.enter(self, prefix.epoch, at, self._before(frames, prefix.epoch, at), data[place : place + prefix.size])
+                if not self.epochs or prefix.epoch != self.epochs[-1][0]:
+                    self.epochs.append((prefix.epoch, at))
+                self.places.append((at + prefix.size, at, prefix.epoch))
+                at += prefix.size
+                place += prefix.size
+                self.ends[at] = checksum
+        self.known_end = end
+
+    def _before(self, frames: Frames, epoch: int, at: int) -> int | None:
+        if at == 0:
+            return 0
+        before = self.ends.get(at)
+        return frames.before(epoch, at) if before is None else before
+
+    def _forget(self, end: int) -> None:
+        while self.places and self.places[-1][0] > end:
+            del self.ends[self.places.pop()[0]]
+        while self.epochs and self.epochs[-1][1] >= end:
+            self.epochs.pop()
+        self.known_end = end
+
+    def has(self, offset: int, checksum: int) -> bool:
+        """Is its log, on disk or in the page cache, this very log up to here?"""
+        return offset == 0 or self.ends.get(offset) == checksum
+
+
+def whole_log(process: Process) -> bytes:
+    store = process.store
+    data, at = b"", store.min_offset
+    while at < store.end_offset:
+        piece = read_frames(store, at, end=store.end_offset, bytes_max=1 << 20, cached_only=False)
+        if piece is None:
+            raise DamagedLog("not cached")
+        data += piece
+        at += len(piece)
+    return data

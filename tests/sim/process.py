@@ -1,0 +1,346 @@
+"""A broker process of the simulator: the real store, state and replication machines over a simulated disk.
+
+It does what ``app.member`` does around them, without asyncio: opens the directory, leads or follows, opens it again when
+the role changes or the log has to be cut. Every method runs to its end at one moment of virtual time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from kourou.broker.machines.history import next_epoch
+from kourou.broker.machines.replication import LogFacts, Member
+from kourou.broker.services.journal import metadata_frame
+from kourou.broker.services.state import BrokerState
+from kourou.broker.store import fullcopy, snapshot
+from kourou.broker.store.checked import Appended, CheckedFrame
+from kourou.broker.store.columns import FrameFacts
+from kourou.broker.store.copying import cut_back
+from kourou.broker.store.files import Files
+from kourou.broker.store.fullcopy import Copy
+from kourou.broker.store.recovery import INDEX_PART, open_store
+from kourou.broker.store.standing import MASTER, NONE, SLAVE, StandingFile
+from kourou.broker.store.store import StoreConfig
+from kourou.core.clock import Clock
+from kourou.core.errors import DiskFull, KourouError, NotMaster
+from kourou.core.frame import PREFIX_SIZE, Kind, iterate_frames, parse_sealed, record_bounds
+from kourou.core.wire import encode_json
+from tests.sim.following import Following
+from tests.sim.leading import Leading
+
+if TYPE_CHECKING:
+    from tests.sim.host import Wire
+    from tests.sim.settings import Settings
+
+NO_FACTS = FrameFacts(0, None)
+Reply = Callable[[object], None]  # a result, or a KourouError
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFacts:
+    start: int
+    history: tuple[tuple[int, int], ...]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a consumer gets: (queue offset, payload) in order, and where to go on."""
+
+    records: tuple[tuple[int, bytes], ...]
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """By retention: what a queue holds begins there."""
+
+    low: int
+
+
+class Process:
+    """``later`` plans something for this process; it does not happen when the process ends before."""
+
+    def __init__(
+        self,
+        replica: int,
+        files: Files,
+        settings: Settings,
+        *,
+        storage: str,
+        clock: Clock,
+        random: Random,
+        later: Callable[[float, Callable[[], None]], None],
+        note: Callable[[str], None],
+        network: Wire,
+        cold: bool = False,
+    ) -> None:
+        self.replica = replica
+        self.files = files
+        self.settings = settings
+        self.clock = clock
+        self.random = random
+        self.network = network
+        self.note = note
+        self.me = Member("sim", "group", replica, storage)
+        self.cold = cold
+        self.leading: Leading | None = None
+        self.following: Following | None = None
+        self.generation = 0  # of the opened directory
+        self._later = later
+        self._open()
+
+    def later(self, ms: float, action: Callable[[], None]) -> None:
+        """Not when the directory was opened anew meanwhile."""
+        generation = self.generation
+
+        def run() -> None:
+            if generation == self.generation:
+                action()
+
+        self._later(ms, run)
+
+    # ---- the directory
+
+    def _open(self) -> None:
+        self.generation += 1
+        self.files.lock()
+        self.state = BrokerState(broker="group")
+        self.copy: Copy | None = fullcopy.load(self.files)
+        config = StoreConfig(self.settings.segment_bytes, full_ratio=1.0, reserve_bytes=0)
+        self.recovered = open_store(
+            self.files,
+            config,
+            restore=self.state.restore,
+            apply=self.state.recovered,
+            notice=lambda event, fields: self.note(f"{event} {fields}"),
+            copied=self.copy,
+        )
+        self.store = self.recovered.store
+        self.standing = StandingFile(self.files)
+        self._oldest_snapshot = min(snapshot.list_offsets(self.files), default=0)
+
+    @property
+    def complete(self) -> bool:
+        return self.copy is None or self.store.end_offset >= self.copy.offset
+
+    @property
+    def epoch(self) -> int:
+        return max(self.store.epoch, self.standing.epoch)
+
+    @property
+    def confirmed(self) -> int:
+        if self.leading is not None:
+            return self.leading.machine.confirm
+        return self.following.machine.confirm if self.following is not None else 0
+
+    @property
+    def promised(self) -> int:
+        """What a master with ``ack = all`` told this process, or it told others."""
+        if self.following is not None:
+            return self.following.machine.promised
+        return self.standing.promised
+
+    def facts(self) -> LogFacts:
+        store = self.store
+        return LogFacts(tuple(store.epochs.entries), store.min_offset, store.end_offset, store.synced_offset)
+
+    # ---- roles
+
+    def wants_to_lead(self) -> bool:
+        return self.standing.role == MASTER or (self.standing.role == NONE and self.replica == 0)
+
+    def lead(self, *, promoted: bool) -> None:
+        self.note_standing()
+        epoch = next_epoch(self.epoch, replica=self.replica, promoted=promoted)
+        standing = self.standing
+        standing.note(epoch=epoch, confirm=standing.confirm, promised=standing.promised, role=MASTER)
+        self.store.begin_epoch(epoch, store_ms=self.clock.wall_ms())
+        if self.following is not None:
+            self.following.promoted(epoch)
+            self.following = None
+        self.leading = Leading(self, epoch=epoch, confirm=standing.confirm)
+        self.leading.perform()
+        self.note(f"leads epoch {epoch} from {self.store.end_offset}")
+
+    def follow(self) -> None:
+        standing = self.standing
+        standing.note(epoch=self.epoch, confirm=standing.confirm, promised=standing.promised, role=SLAVE)
+        self.following = Following(self)
+
+    def note_standing(self) -> None:
+        standing = self.standing
+        if self.leading is not None:
+            confirm = self.confirmed
+            promised = confirm if self.settings.ack_all else standing.promised
+            standing.note(epoch=self.epoch, confirm=confirm, promised=promised, role=MASTER)
+        elif self.following is not None:
+            machine = self.following.machine
+            epoch = max(self.epoch, machine.epoch)
+            standing.note(epoch=epoch, confirm=machine.confirm, promised=machine.promised, role=SLAVE)
+
+    def reopen(
+        self, *, epoch: int = 0, cut_to: int | None = None, anew: tuple[CopyFacts, bytes] | None = None
+    ) -> None:
+        """Give up the role, and follow, as ``MemberNode.leave`` and ``open_storage`` do."""
+        if self.leading is not None:
+            self.leading.close()
+        if self.following is not None:
+            self.following.close()
+        self.note_standing()
+        standing = self.standing
+        confirm = standing.confirm if cut_to is None else min(standing.confirm, cut_to)
+        standing.note(epoch=max(epoch, self.epoch), confirm=confirm, promised=standing.promised, role=SLAVE)
+        self.leading = self.following = None
+        self.generation += 1
+        self.sync()
+        files = self.files
+        if anew is not None:
+            facts, data = anew
+            fullcopy.erase(files)
+            fullcopy.begin(files, start=facts.start, history=facts.history, data=data)
+            standing.note(epoch=standing.epoch, confirm=0, promised=0, role=SLAVE)
+        elif cut_to is not None and self.copy is not None and cut_to < self.copy.offset:
+            fullcopy.erase(files)
+            fullcopy.end(files)
+        elif cut_to is not None:
+            cut_back(self.store, cut_to)
+        self.standing.close()
+        self.store.close()
+        self._open()
+        self.follow()
+
+    # ---- time
+
+    def tick(self) -> None:
+        if self.leading is not None:
+            self.leading.tick()
+        if self.following is not None:
+            self.following.tick()
+
+    def sync(self) -> None:
+        """fdatasync, done and known at once. Raises FlushFailed: the process has to end then."""
+        if self.store.synced_offset < self.store.end_offset:
+            self.store.note_synced(self.store.sync())
+            self.synced()
+
+    def synced(self) -> None:
+        if self.leading is not None:
+            self.leading.progressed()
+        elif self.following is not None:
+            self.following.synced()
+
+    def upkeep(self) -> None:
+        """Seal full segments, write a snapshot when it is time, delete what nobody needs."""
+        store = self.store
+        store.space.refresh()
+        while (job := store.take_seal_job()) is not None:
+            job.run()
+            store.finish_seal(job)
+        try:
+            if self.copy is not None:
+                if self.complete:
+                    self._snapshot()
+                    fullcopy.end(self.files)
+                    self.copy = None
+            elif store.end_offset - store.snapshot_offset >= self.settings.snapshot_bytes:
+                self._snapshot()
+        except DiskFull:
+            return
+        self._retain()
+
+    def _snapshot(self) -> None:
+        store = self.store
+        offset = store.end_offset
+        if offset <= store.snapshot_offset:
+            return
+        captured = self.state.parts()
+        parts: dict[str, list[bytes]] = {INDEX_PART: store.index.export_open()}
+        parts.update({name: list(slices) for name, slices in captured.items()})
+        self.sync()
+        snapshot.write(self.files, offset, snapshot.encode(offset, parts))
+        store.snapshot_offset = offset
+        self._oldest_snapshot = min(snapshot.offsets(self.files), default=0)
+
+    def _retain(self) -> None:
+        store = self.store
+        floor = min(self._oldest_snapshot, store.end_offset - self.settings.retention_bytes, self.confirmed)
+        if self.leading is not None:
+            needed = self.leading.machine.needed_from(lagging_bytes_max=self.settings.lagging_bytes_max)
+            floor = min(floor, floor if needed is None else needed)
+        for base in store.droppable(floor=floor):
+            store.drop_segment(base)
+        if self.leading is not None:
+            self.leading.machine.trimmed(store.min_offset)
+
+    # ---- what clients ask
+
+    def produce(self, sealed: bytes, incarnation: int, reply: Reply) -> None:
+        """One frame, as ``Journal`` does it: refused before it is appended, or answered when it is confirmed."""
+        leading = self.master()
+        header = parse_sealed(sealed)
+        frame = CheckedFrame(sealed, header, int.from_bytes(sealed[-4:], "little"), incarnation, NO_FACTS)
+        if not self.state.topics.is_live(incarnation):
+            raise NotMaster("the topic is not there")
+        known = self.state.window(frame)
+        if known is not None:
+            leading.wait(known.end_offset, reply, known)
+            return
+        (placed,) = self.store.append([frame], store_ms=self.clock.wall_ms())
+        self.state.applied(frame, placed)
+        leading.wait(placed.end_offset, reply, placed)
+
+    def record(self, decide: Callable[[BrokerState], list[dict[str, Any]]], reply: Reply) -> None:
+        """Metadata: decided, appended, applied; answered when confirmed."""
+        leading = self.master()
+        records = decide(self.state)
+        if not records:
+            leading.wait(self.store.end_offset, reply, None)
+            return
+        store_ms = self.clock.wall_ms()
+        frame = metadata_frame([encode_json(record) for record in records], born_ms=store_ms)
+        (placed,) = self.store.append([frame], store_ms=store_ms, client=False)
+        for record in records:
+            self.state.replay(record, log_offset=placed.log_offset, store_ms=placed.store_ms)
+        leading.wait(placed.end_offset, reply, placed)
+
+    def master(self) -> Leading:
+        if self.leading is None or not self.leading.machine.serving or self.leading.machine.over:
+            raise NotMaster("this broker is not the master")
+        refusal = self.leading.refusal()
+        if refusal is not None:
+            raise refusal
+        return self.leading
+
+    def fetch(self, key: int, queue_offset: int, reply: Reply) -> None:
+        """Records of a queue below C, from master or slave."""
+        if self.leading is not None and (not self.leading.machine.serving or self.leading.machine.over):
+            raise NotMaster("not yet")
+        low, _ = self.store.queue_bounds(key)
+        if queue_offset < low:
+            reply(Deleted(low))
+            return
+        plan = self.store.plan(key, queue_offset, bytes_max=4096, below=self.confirmed)
+        data = self.store.read(plan, cached_only=False) or b""
+        records: list[tuple[int, bytes]] = []
+        for at, prefix in iterate_frames(data):
+            header = parse_sealed(data, at + PREFIX_SIZE)
+            assert prefix.log_offset + prefix.size <= self.confirmed, "a frame above C was read"
+            assert header.kind == Kind.MESSAGES
+            bounds = record_bounds(data, at + PREFIX_SIZE, header)
+            start = at + PREFIX_SIZE + header.records_at
+            for number in range(header.record_count):
+                if prefix.queue_offset + number >= queue_offset:
+                    record = data[start + bounds[number] : start + bounds[number + 1]]
+                    records.append((prefix.queue_offset + number, record))
+        reply(Stored(tuple(records), plan.next_offset))
+
+    def answer(self, request: Callable[[Process, Reply], None], reply: Reply) -> None:
+        try:
+            request(self, reply)
+        except KourouError as failure:
+            reply(failure)
+

@@ -1,0 +1,98 @@
+"""What one run is like: drawn from its seed, so that a seed is all that has to be remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+KILL, POWER, PAUSE, RESET, ISOLATE, ONE_WAY, CLIENTS_AWAY, SLOW, WIPE, DISK_FAILS, DISK_FULL, CRASH, WALL, KILL_ALL = (
+    "kill", "power", "pause", "reset", "isolate", "one way", "clients away", "slow", "wipe", "disk fails", "disk full",
+    "crash", "wall clock", "kill all",
+)  # fmt: skip
+WEIGHTS = {
+    KILL: 5, POWER: 4, PAUSE: 3, RESET: 3, ISOLATE: 4, ONE_WAY: 3, CLIENTS_AWAY: 1, SLOW: 2, WIPE: 2, DISK_FAILS: 1,
+    DISK_FULL: 1, CRASH: 4, WALL: 1, KILL_ALL: 1,
+}  # fmt: skip
+MASTER, SLAVE = -1, -2  # whoever is that at the time
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    at_ms: int
+    kind: str
+    whom: int  # a replica, MASTER or SLAVE
+    lasts_ms: int
+    amount: int  # the other host, milliseconds, disk changes: as the kind wants it
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    seed: int
+    sync_flush: bool
+    ack_all: bool
+    min_isr: int
+    segment_bytes: int
+    snapshot_bytes: int
+    retention_bytes: int
+    lagging_bytes_max: int
+    window_bytes: int
+    batch_bytes: int
+    join_gap_bytes: int
+    lag_ms_max: int
+    flush_ms: int
+    faults_end_ms: int
+    producers: int
+    consumers: int
+    think_ms: int  # between two sends of a producer
+    faults: tuple[Fault, ...]
+
+
+def draw(seed: int) -> Settings:
+    random = Random(seed)
+    small = random.random() < 0.5  # everything tight, so that every limit is met
+    faults_end_ms = random.choice((6_000, 10_000, 15_000))
+    sync_flush = random.random() < 0.4
+    return Settings(
+        seed=seed,
+        sync_flush=sync_flush,
+        ack_all=True,
+        min_isr=random.choice((1, 2, 2, 2)),
+        segment_bytes=random.choice((4096, 16 * 1024, 64 * 1024)),
+        snapshot_bytes=random.choice((8 * 1024, 32 * 1024, 1 << 40)),
+        retention_bytes=random.choice((16 * 1024, 1 << 40)),
+        lagging_bytes_max=random.choice((0, 32 * 1024)),
+        window_bytes=4096 if small else 1 << 20,
+        batch_bytes=1024 if small else 256 * 1024,
+        join_gap_bytes=random.choice((512, 1 << 20)),
+        lag_ms_max=random.choice((500, 1000, 3000)),
+        flush_ms=random.choice((5, 20)) if sync_flush else 200,
+        faults_end_ms=faults_end_ms,
+        producers=random.choice((2, 3, 4)),
+        consumers=2,
+        think_ms=random.choice((10, 40, 100)),
+        faults=_faults(random, faults_end_ms),
+    )
+
+
+def _faults(random: Random, end_ms: int) -> tuple[Fault, ...]:
+    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    few = random.sample(kinds, random.choice((3, 5, len(kinds))))  # some runs meet only some kinds, and these often
+    weights = [weight if kind in few else 0 for kind, weight in zip(kinds, weights, strict=True)]
+    found: list[Fault] = []
+    at_ms = random.choice((100, 1000, 1500))
+    while at_ms < end_ms and len(found) < 40:
+        kind = random.choices(kinds, weights)[0]
+        whom = random.choice((0, 1, 2, MASTER, MASTER, SLAVE))
+        lasts_ms = random.choice((5, 60, 300, 1_000, 1_000, 2_500, 4_000))
+        amount = {
+            ONE_WAY: random.randrange(1, 3),
+            WALL: random.choice((-3_600_000, -1000, 1000, 3_600_000)),
+            CRASH: random.choice((1, 2, 3, 5, 8, 15, 30)),
+            SLOW: random.choice((20, 100, 400)),
+        }.get(kind, 0)
+        found.append(Fault(at_ms, kind, whom, lasts_ms, amount))
+        if random.random() < 0.3:  # another one close behind
+            at_ms += random.choice((0, 1, 5, 30, 200))
+        else:
+            at_ms += random.choice((300, 800, 1_500, 3_000))
+    return tuple(found)

@@ -1,0 +1,195 @@
+"""One run: three hosts, their network, clients, a nameserver and an operator, on one heap of events. A seed is a run."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from random import Random
+
+from tests.sim import checkers, invariants
+from tests.sim.clients import Clients
+from tests.sim.faults import Faults
+from tests.sim.host import Frames, Host
+from tests.sim.invariants import Truth
+from tests.sim.leading import Leading
+from tests.sim.network import CLIENTS, END, Link, Network
+from tests.sim.operation import Directory, Operator
+from tests.sim.settings import Settings
+from tests.sim.timeline import Timeline
+
+STATE_EVERY_MS = 1_000
+TRACE_MAX = 4_000
+
+
+class World:
+    def __init__(self, settings: Settings, *, traced: bool = False) -> None:
+        self.settings = settings
+        self.random = Random(settings.seed ^ 0x5EED)
+        self.timeline = Timeline()
+        self.network = Network(self.timeline, self.random)
+        self.frames = Frames()
+        self.truth = Truth()
+        self.masters: dict[int, Leading] = {}
+        self.terms: dict[int, int] = {}  # epoch -> replica, once it was looked at
+        self.lost: set[int] = set()  # hosts that lost what they had, until they have it again
+        self.events = 0
+        self.trace: deque[str] | None = deque(maxlen=TRACE_MAX) if traced else None
+        self.hosts = [
+            Host(
+                replica,
+                settings,
+                self.timeline,
+                self.network,
+                self.random,
+                wire=self,
+                note=partial(self.note, replica),
+                touched=self.touched,
+                ended=self.ended,
+            )
+            for replica in range(3)
+        ]
+        self.directory = Directory(self)
+        self.operator = Operator(self)
+        self.clients = Clients(self)
+        self.faults = Faults(self, settings.faults)
+
+    # ---- running
+
+    def run(self) -> None:
+        """Raises Violation, or another AssertionError of a machine."""
+        self.start()
+        while self.timeline.now_ms < self.settings.faults_end_ms:
+            self.step()
+        self.faults.heal()
+        self.heal()
+
+    def start(self) -> None:
+        for host in self.hosts:
+            self.operator.start(host)
+        self.operator.watch()
+        self.directory.beat()
+        self.clients.start()
+        self.faults.plan()
+        self._compare_states()
+
+    def step(self) -> None:
+        self.events += 1
+        self.timeline.step()
+
+    def heal(self) -> None:
+        """20. Liveness: 10 s after the last fault there is one master, all replicas are in its set, and every send is OK."""
+        deadline = self.timeline.now_ms + 15_000
+        self.clients.finish()
+        while not self.settled():
+            if self.timeline.now_ms > deadline:
+                raise invariants.Violation(f"20: not well 15 s after the last fault: {self.unwell()}")
+            until = self.timeline.now_ms + 100
+            while self.timeline.now_ms < until:
+                self.step()
+        invariants.same_state(self)
+        found = checkers.check(self.clients.history, self.truth.queues)
+        if found:
+            raise invariants.Violation(f"history: {len(found)} faults: {'; '.join(found[:5])}")
+
+    def settled(self) -> bool:
+        return not self.unwell()
+
+    def unwell(self) -> str:
+        leaders = [h for h in self.hosts if h.process is not None and h.process.leading is not None]
+        if len(leaders) != 1:
+            return f"masters are {[h.replica for h in leaders]}"
+        leading = leaders[0].process.leading if leaders[0].process is not None else None
+        assert leading is not None
+        if leading.machine.set_members() != (0, 1, 2):
+            return f"the set is {leading.machine.set_members()}"
+        if not self.clients.finished:
+            return f"clients wait: {self.clients.waiting()}"
+        ends = {host.known_end for host in self.hosts}
+        sums = {host.ends.get(host.known_end) for host in self.hosts}
+        if len(ends) != 1 or len(sums) != 1:
+            return f"logs end at {ends}"
+        if leading.machine.confirm != leaders[0].known_end:
+            return f"C is {leading.machine.confirm}, the log ends at {leaders[0].known_end}"
+        return ""
+
+    def _compare_states(self) -> None:
+        invariants.same_state(self)
+        self.timeline.after_ms(STATE_EVERY_MS, self._compare_states)
+
+    # ---- after each event
+
+    def note(self, replica: int, text: str) -> None:
+        if self.trace is not None:
+            self.trace.append(f"{self.timeline.now_us / 1000:10.3f} {replica} {text}")
+
+    def touched(self, host: Host) -> None:
+        invariants.check(self, host)
+        process = host.process
+        if process is not None and host.replica in self.lost and self.truth.is_in(host):
+            streaming = process.following is not None and process.following.machine.streaming
+            if streaming or process.leading is not None:
+                self.lost.discard(host.replica)
+                host.cold = False
+
+    def ended(self, host: Host) -> None:
+        """Its process is gone: whoever waited for an answer of it gets none."""
+        self.clients.lost(host.replica)
+        self.operator.ended(host)
+
+    def has_session(self, leading: Leading, other: Host) -> bool:
+        """Does the master speak with the process that is there now?"""
+        if other.process is None or other.process.following is None:
+            return False
+        session = next((s.session for s in leading.machine.sessions() if s.member.replica == other.replica), None)
+        return session == other.process.following.machine._session
+
+    # ---- what processes do on the network
+
+    def send(self, link: Link, host: int, message: object) -> None:
+        self.network.send(link, host, message)
+
+    def close(self, link: Link, host: int) -> None:
+        self.network.close(link, host)
+
+    def dial(self, replica: int) -> Link | None:
+        if self.network.is_cut(replica, CLIENTS) or self.network.is_cut(CLIENTS, replica):
+            return None
+        found = self.directory.master()
+        if found is None or found == replica:
+            return None
+        link = self.network.connect(replica, found)
+        master, slave = self.hosts[found], self.hosts[replica]
+        link.up.deliver = partial(self._to_master, link, master)
+        link.down.deliver = partial(self._to_slave, link, slave)
+        link.up.alive = lambda: master.powered
+        link.down.alive = lambda: slave.powered
+        if master.process is None:
+            link.up.open = False  # what is sent is answered with a reset, if there is anybody to answer
+        return link
+
+    def _to_master(self, link: Link, host: Host, message: object) -> None:
+        def received() -> None:
+            assert host.process is not None
+            leading = host.process.leading
+            if leading is None or leading.machine.over:
+                self.network.close(link, host.replica)
+            else:
+                leading.received(link, message)
+
+        host.run(received)
+
+    def _to_slave(self, link: Link, host: Host, message: object) -> None:
+        def received() -> None:
+            assert host.process is not None
+            following = host.process.following
+            if following is not None:
+                following.received(link, message)
+            elif message is END:
+                self.network.close(link, host.replica)
+
+        host.run(received)
+
+    def refuses(self, asking: int, replica: int) -> bool:
+        host = self.hosts[replica]
+        cut = self.network.is_cut(asking, replica) or self.network.is_cut(replica, asking)
+        return host.powered and host.process is None and not cut

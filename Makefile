@@ -5,6 +5,7 @@
 #   make test      all tests                  make lint    ruff: rules and format        make types   mypy, strict
 #   make format    have ruff put it right     make proto   generated code, anew          make install all of .venv
 #   make bench     side by side with other message queues (installs them; takes long)    make profile where time goes
+#   make bench-official    the official API beside RocketMQ's own proxy (needs Java and Go)
 #   make bench-timers      ten million delayed messages      make bench-lite      a million lite topics (ARGS='--topics 100000')
 #   make compat    the official RocketMQ clients against our server (Python; with Node, Java, Go where they are installed)
 #   make soak      these clients and our own for ten minutes, servers killed meanwhile (ARGS='--minutes 2': shorter)
@@ -23,7 +24,7 @@ VENV_MADE := $(VENV)/.made
 SERVER_INSTALLED := $(VENV)/.server-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
-.PHONY: run cluster test lint types format proto compat soak bench bench-timers bench-lite bench-inflight profile install clean
+.PHONY: run cluster test lint types format proto compat soak bench bench-official bench-timers bench-lite bench-inflight profile install clean
 .DEFAULT_GOAL := run
 
 run: $(SERVER_INSTALLED)
@@ -57,6 +58,9 @@ soak: $(DEV_INSTALLED)
 
 bench: $(DEV_INSTALLED)
 	bench/run.sh $(ARGS)
+
+bench-official: $(DEV_INSTALLED)
+	bench/run.sh official $(ARGS)
 
 bench-timers: $(DEV_INSTALLED)
 	$(BIN)/python bench/timers.py $(ARGS)

@@ -1,4 +1,4 @@
-"""The official API beside Apache RocketMQ's own proxy: raw calls from Go, and the official Python client. `make bench-official`.
+"""The official API beside Apache RocketMQ's own proxy: raw calls from Go, and the official Python and Java clients. `make bench-official`.
 
 Both servers run by turns on this machine, each on a fresh data directory, warmed up before anything is measured (a JVM
 needs that). A round measures both; the table has medians over the rounds. Server CPU is that of its whole process tree.
@@ -29,6 +29,7 @@ from rocketmq_grpc import GRPC, RocketPy  # noqa: E402
 TASKS = (1, 16, 64)
 CACHE = Path(os.environ.get("BENCH_RUN", "/tmp/mq-bench"))
 LOAD = CACHE / "official-load"
+JAVA = CACHE / "java" / "official-client"
 
 
 def build() -> None:
@@ -36,6 +37,19 @@ def build() -> None:
     if shutil.which("go") is None:
         sys.exit("error: the load generator needs Go")
     subprocess.run(["go", "build", "-o", str(LOAD), "."], cwd=HERE / "load", check=True)
+
+
+def build_java() -> str | None:
+    """The Java client's program; why it can't be had."""
+    if shutil.which("mvn") is None or shutil.which("javac") is None:
+        return "there is no mvn or javac"
+    if not list(JAVA.glob("rocketmq-client-java-*.jar")):
+        fetch = ["mvn", "-q", "-B", "-ntp", f"-Dmaven.repo.local={CACHE / 'm2'}", "-f", str(HERE / "client-pom.xml")]
+        fetch += ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={JAVA}"]
+        if subprocess.run(fetch).returncode:
+            return "mvn could not fetch the client"
+    compiled = subprocess.run(["javac", "-nowarn", "-cp", f"{JAVA}/*", "-d", str(JAVA), str(HERE / "JavaClient.java")])
+    return "javac failed" if compiled.returncode else None
 
 
 class Ours:
@@ -128,26 +142,26 @@ def load(server: Any, topic: str, kind: str, tasks: int, *, seconds: float, coun
     return found
 
 
-def python_client(server: Any, topic: str, count: int) -> dict[str, dict[str, Any]]:
-    """The official Python client: one producer that sends, then one simple consumer that receives and acknowledges."""
+def official_client(server: Any, language: str, topic: str, count: int) -> dict[str, dict[str, Any]]:
+    """An official client: Python with one producer, then one simple consumer; Java with 16 threads of each."""
+    program = [sys.executable, str(HERE / "python_client.py")]
+    if language == "java":
+        program = ["java", "-cp", f"{JAVA}:{JAVA}/*", "JavaClient"]
     found: dict[str, dict[str, Any]] = {}
     for kind in ("send", "receive"):
         before = cpu_s(server)
         done = subprocess.run(
-            [sys.executable, str(HERE / "python_client.py"), kind, server.endpoint, topic, f"g-{topic}", str(count)],
-            capture_output=True,
-            text=True,
-            timeout=300,
+            [*program, kind, server.endpoint, topic, f"g-{topic}", str(count)], capture_output=True, text=True, timeout=300
         )
         if done.returncode:
-            sys.exit(f"error: {server.name}, Python client: {done.stderr.strip()[-400:]}")
+            sys.exit(f"error: {server.name}, {language} client: {done.stderr.strip()[-400:]}")
         result = json.loads(done.stdout.strip().splitlines()[-1])
         result["cpu_us"] = (cpu_s(server) - before) / count * 1e6
-        found[f"python {kind}"] = result
+        found[f"{language} {kind}"] = result
     return found
 
 
-def measure(server: Any, *, seconds: float, warm_s: float, python_count: int) -> dict[str, dict[str, Any]]:
+def measure(server: Any, *, seconds: float, warm_s: float, counts: dict[str, int]) -> dict[str, dict[str, Any]]:
     server.start()
     try:
         server.create("warm")
@@ -161,8 +175,9 @@ def measure(server: Any, *, seconds: float, warm_s: float, python_count: int) ->
             sent = results[f"send {tasks}"]["messages"]
             results[f"receive+ack {tasks}"] = load(server, topic, "receive", tasks, seconds=seconds, count=sent)
         results["route 16"] = load(server, "t16", "route", 16, seconds=seconds / 2)
-        server.create("py")
-        results.update(python_client(server, "py", python_count))
+        for language, count in counts.items():
+            server.create(language)
+            results.update(official_client(server, language, language, count))
         return results
     finally:
         server.stop()
@@ -174,11 +189,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--warm", type=float, default=12.0, help="seconds of load before measuring")
     parser.add_argument("--python-count", type=int, default=2000)
+    parser.add_argument("--java-count", type=int, default=20_000)
     parser.add_argument("--engines", default="http2", help="of ours: http2,grpcio")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     (CACHE / "logs").mkdir(parents=True, exist_ok=True)
     build()
+    counts = {"python": options.python_count, "java": options.java_count}
+    without = build_java()
+    if without is not None:
+        print(f"SKIPPED: the Java client: {without}", file=sys.stderr)
+        del counts["java"]
     servers: list[Any] = [Ours(engine) for engine in options.engines.split(",")]
     missing = RocketPy.missing()
     if missing:
@@ -190,9 +211,7 @@ def main() -> None:
         for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
             print(f"round {number + 1}: {server.name} …", file=sys.stderr, flush=True)
             started = time.monotonic()
-            rounds[server.name].append(
-                measure(server, seconds=options.seconds, warm_s=options.warm, python_count=options.python_count)
-            )
+            rounds[server.name].append(measure(server, seconds=options.seconds, warm_s=options.warm, counts=counts))
             print(f"  {time.monotonic() - started:.0f} s", file=sys.stderr)
     if options.out:
         options.out.write_text(json.dumps(rounds, indent=1))

@@ -8,6 +8,7 @@
 #   make bench-official    the official API beside RocketMQ's own proxy (needs Java and Go)
 #   make bench-timers      ten million delayed messages      make bench-lite      a million lite topics (ARGS='--topics 100000')
 #   make compat    the official RocketMQ clients against our server (Python; with Node, Java, Go where they are installed)
+#   make sim       ten thousand simulated runs of a broker group, with faults (SEEDS=500: fewer), and bugs it has to find
 #   make soak      these clients and our own for ten minutes, servers killed meanwhile (ARGS='--minutes 2': shorter)
 #   make clean     remove what was made (data directories stay)
 #
@@ -17,6 +18,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= 1
 DATA ?= kourou-data
+SEEDS ?= 10000
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -24,7 +26,7 @@ VENV_MADE := $(VENV)/.made
 SERVER_INSTALLED := $(VENV)/.server-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
-.PHONY: run cluster test lint types format proto compat soak bench bench-official bench-timers bench-lite bench-inflight profile install clean
+.PHONY: run cluster test lint types format proto compat sim soak bench bench-official bench-timers bench-lite bench-inflight profile install clean
 .DEFAULT_GOAL := run
 
 run: $(SERVER_INSTALLED)
@@ -52,6 +54,9 @@ proto: $(DEV_INSTALLED)
 
 compat: $(DEV_INSTALLED)
 	$(BIN)/python -m tests.compat.run $(ARGS)
+
+sim: $(DEV_INSTALLED)
+	$(BIN)/python -m tests.sim.run --seeds $(SEEDS) $(ARGS)
 
 soak: $(DEV_INSTALLED)
 	$(BIN)/python -m tests.compat.soak.run $(ARGS)

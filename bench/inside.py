@@ -1,6 +1,8 @@
 """A standalone node with instruments, for pauses.py and profile.py: the same wiring as `kourou standalone`, plus
 
-    --lag FILE      exact lateness of a 1 ms timer from SIGUSR1 to SIGUSR2, what held the loop when it was late, and the pauses of the garbage collector
+    --lag FILE      exact lateness of a 1 ms timer from SIGUSR1 to SIGUSR2, the processor time that the loop's thread used between
+                    two of its beats (what our code alone held it for, however busy the machine), what held the loop when
+                    it was late, and the pauses of the garbage collector
     --cprofile FILE cProfile of the event loop's thread from SIGUSR1 to SIGUSR2
 
 SIGUSR2 writes the file. Run with `python -P`: this folder must not hide modules of the standard library.
@@ -33,6 +35,8 @@ class Lag:
     def __init__(self, *, stacks: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._late: list[float] = []
+        self._used: list[float] = []
+        self._thread_s = 0.0
         self._on = False
         self._beat = time.perf_counter()
         self._holders: Counter[str] = Counter()
@@ -45,7 +49,7 @@ class Lag:
     def start(self) -> None:
         self._on = True
         gc.callbacks.append(self._collected)
-        self._beat = time.perf_counter()
+        self._beat, self._thread_s = time.perf_counter(), time.thread_time()
         self._timer = self._loop.call_later(self.PERIOD_S, self._fire)
 
     def _fire(self) -> None:
@@ -53,6 +57,9 @@ class Lag:
         now = time.perf_counter()
         self._late.append(max(0.0, (now - self._beat - self.PERIOD_S) * 1000))
         self._beat = now
+        used_s = time.thread_time()
+        self._used.append((used_s - self._thread_s) * 1000)
+        self._thread_s = used_s
         self._timer = self._loop.call_later(self.PERIOD_S, self._fire)
 
     def _watch(self) -> None:
@@ -87,6 +94,8 @@ class Lag:
             "max_ms": at(1.0),
             "over_10_ms": sum(value > HELD_MS for value in late),
             "longest_ms": [round(value, 2) for value in late[-10:]],
+            "longest_on_the_processor_ms": [round(value, 2) for value in sorted(self._used)[-10:]],
+            "over_10_ms_on_the_processor": sum(value > HELD_MS for value in self._used),
             "held_by": self._holders.most_common(10),
             "gc": {
                 str(generation): {
@@ -107,6 +116,7 @@ def main() -> None:
     parser.add_argument("--grpc-port", type=int, default=0)
     parser.add_argument("--http-port", type=int, default=0)
     parser.add_argument("--flush", default="async")
+    parser.add_argument("--lite-expire-minutes", type=float, default=0.0)
     parser.add_argument("--lag", type=Path)
     parser.add_argument("--no-stacks", action="store_true")
     parser.add_argument("--cprofile", type=Path)
@@ -120,7 +130,12 @@ def main() -> None:
 
     log.configure("info", pretty=False)
     options = BrokerOptions(
-        data=given.data, port=given.port, grpc_port=given.grpc_port, http_port=given.http_port, flush=given.flush
+        data=given.data,
+        port=given.port,
+        grpc_port=given.grpc_port,
+        http_port=given.http_port,
+        flush=given.flush,
+        lite_expire_minutes=given.lite_expire_minutes,
     )
 
     def ready(urls: dict[str, str]) -> None:

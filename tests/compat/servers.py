@@ -64,6 +64,8 @@ def start_own(options: argparse.Namespace, engine: str, scratch: Path, logs: Pat
     environment |= {"ENDPOINT": (before or brokers)[-1].official, "BROKERS": str(len(brokers))} | (
         PLAINTEXT if engine == "grpcio" else {}
     )
+    if options.through == "nameserver":
+        environment["DIRECT"] = "true"
     environment |= stack.enter_context(Hooks(data_plane, scratch)).environment
     return Server(engine, environment, programs)
 

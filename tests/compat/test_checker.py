@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.soak.checker import Fact, History
+from tests.compat.soak.checker import OFTEN, Fact, History
 
 S = 1_000_000_000
 
@@ -46,6 +46,13 @@ def test_after_the_ack() -> None:
     assert faults("normal", late, (0, 1)) == []  # its send may have been repeated
     assert faults("normal", late, (2, 3)) == ["after its ack"]
     assert faults("normal", late, strict=False) == []
+
+
+def test_too_often() -> None:
+    """Also where an ack is not final."""
+    often = [seen("got", A, 2)] * OFTEN
+    assert faults("normal", [sent(A, 1), *often, seen("settled", A, 3)], strict=False) == []
+    assert faults("normal", [sent(A, 1), *often, seen("got", A, 3), seen("settled", A, 3)], strict=False) == ["too often"]
 
 
 def test_invented() -> None:

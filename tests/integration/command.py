@@ -117,7 +117,10 @@ class Followed:
     def line(self) -> str:
         """The next line that it prints."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().decode().rstrip("\n")
+        line = self.process.stdout.readline().decode()
+        if not line:
+            raise AssertionError(f"it has ended: {self.wait()}")
+        return line.rstrip("\n")
 
     def type(self, text: bytes) -> None:
         assert self.process.stdin is not None

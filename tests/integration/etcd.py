@@ -1,4 +1,4 @@
-"""A private etcd on free ports, of the Debian package ``etcd-server``; where it is missing, tests are skipped, and say so."""
+"""A private etcd on free ports, of the Debian package ``etcd-server``; without it tests are skipped, and say so."""
 
 from __future__ import annotations
 

@@ -345,7 +345,8 @@ async def test_automatic_creation(node: Node) -> None:
 async def test_a_restart_in_the_middle(tmp_path: Path) -> None:
     """kill -9 while a producer sends and a consumer reads: both go on by themselves, nothing is lost or out of order."""
     node = Node(tmp_path / "data")
-    port, wanted = node.port, 3_000
+    port, wanted = node.port, 0
+    enough = asyncio.Event()
     try:
         async with Client(node.address) as client:
             await client.create_topic("restart", queues=4)
@@ -357,9 +358,11 @@ async def test_a_restart_in_the_middle(tmp_path: Path) -> None:
                         seen.setdefault(message.queue, []).append(int(message.body))
 
             async def write() -> None:
+                nonlocal wanted
                 producer = client.producer(deadline_s=60)
-                for start in range(0, wanted, 10):
-                    await producer.send_many("restart", [b"%d" % i for i in range(start, start + 10)])
+                while not enough.is_set():
+                    await producer.send_many("restart", [b"%d" % i for i in range(wanted, wanted + 10)])
+                    wanted += 10
 
             reader, writer = asyncio.create_task(read()), asyncio.create_task(write())
             for _ in range(3):
@@ -367,6 +370,7 @@ async def test_a_restart_in_the_middle(tmp_path: Path) -> None:
                 await until(lambda mark=mark: sum(map(len, seen.values())) > mark + 300, "some were read")  # type: ignore[misc]
                 await asyncio.to_thread(node.kill)
                 node = await asyncio.to_thread(Node, tmp_path / "data", port=port)
+            enough.set()
             async with asyncio.timeout(60):
                 await writer
             await until(lambda: len({n for numbers in seen.values() for n in numbers}) == wanted, "all were read")

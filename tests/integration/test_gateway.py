@@ -265,6 +265,7 @@ async def test_the_same_attempt_again(node: Node) -> None:
 
 async def test_handles_of_others_forged_and_stale_ones(node: Node) -> None:
     topic, group, other = await define(node, named("t"), queues=1), named("g"), named("h")
+    elsewhere = await define(node, named("u"))
     async with Official(node) as client:
         await client.sent(message(topic, b"1"))
         got = await client.receive(topic, group, wait_ms=10_000)
@@ -277,6 +278,9 @@ async def test_handles_of_others_forged_and_stale_ones(node: Node) -> None:
             for used_by, used in ((other, handle), (group, forged[-1]), (group, forged[30])):
                 answer = await client.call(name, _settling(name, topic, used_by, used))
                 assert answer.status.code == Code.INVALID_RECEIPT_HANDLE, (name, used)
+            for wrong in (elsewhere, "nowhere"):
+                answer = await client.call(name, _settling(name, wrong, group, handle))
+                assert answer.status.code == Code.INVALID_RECEIPT_HANDLE, (name, wrong)
         changed = await client.change(topic, group, handle, 20_000)
         assert changed.receipt_handle not in ("", handle)
         assert (await client.change(topic, group, handle, 20_000)).status.code == Code.INVALID_RECEIPT_HANDLE

@@ -48,13 +48,17 @@ class Group:
         return self.folder / f"member-{broker_id}"
 
     def start(self, broker_id: int, *options: str) -> Process:
+        process = self.start_only(broker_id, *options)
+        process.wait_for("ready", whole=True)
+        return process
+
+    def start_only(self, broker_id: int, *options: str) -> Process:
         process = Process(
             "broker", "--name", GROUP, "--broker-id", str(broker_id), "--data", str(self.data(broker_id)),
             "--nameserver", address_of(self.nameserver, "gRPC").removeprefix("http://"),
             "--port", "0", "--grpc-port", "0", "--http-port", "0", *self.options, *options,
         )  # fmt: skip
         self.members[broker_id] = process
-        process.wait_for("ready", whole=True)
         return process
 
     def address(self, broker_id: int) -> str:
@@ -387,6 +391,105 @@ async def test_a_slave_reads_and_refuses_to_write(tmp_path: Path) -> None:
                     await connection.ask(code, header=b"", parts=(b"{}",))
         finally:
             connection.close()
+
+
+async def test_stream_consumers_go_on_at_a_slave_without_a_master(tmp_path: Path) -> None:
+    """The master is killed and nobody is promoted: what was confirmed is read on at a slave. What was finished meanwhile is
+    committed at the new master, and nothing is left out."""
+    with group(tmp_path, *ALL) as made:
+        await pair(made)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=4)
+            await client.create_group("g", shape="stream")
+            read: list[bytes] = []
+            wanted = {b"%d" % i + bytes(500) for i in range(1_000)}
+            async with (
+                client.producer(deadline_s=60) as producer,
+                client.consumer("t", group="g", start="earliest", prefetch_bytes=4096) as consumer,
+            ):
+                for first in range(0, 1_000, 10):
+                    await producer.send_many("t", [b"%d" % i + bytes(500) for i in range(first, first + 10)])
+                await made.until(1, lambda facts: facts["log"]["confirmed"] == facts["log"]["end"])
+                await made.same(0, 1)
+                assignment = consumer.assignment
+                async with asyncio.timeout(LIMIT_S):
+                    async for message in consumer:
+                        read.append(message.body)
+                        if len(read) == 100:
+                            made.kill(0)
+                        if set(read) == wanted:
+                            break
+                assert (await made.status(1))["role"] == "slave"
+                assert consumer.assignment == assignment
+                assert len(assignment) == 4
+                assert len(read) < 1_500  # what is finished does not come again
+                await made.promote(1)
+                await asyncio.to_thread(made.start, 0)
+                await made.in_sync(1, 0)
+                await producer.send("t", b"after")
+                async with asyncio.timeout(LIMIT_S):
+                    async for message in consumer:
+                        read.append(message.body)
+                        if message.body == b"after":
+                            break
+                consumer.finish_current()
+                await consumer.commit()
+                assert len(read) < 1_500
+            facts = await client.describe_group("g")
+            assert sum(queue["lag"] for queue in facts["queues"]) == 0
+            assert sorted(await stored(made, 0, "t", 4)) == sorted([*wanted, b"after"])
+
+
+async def test_a_cold_master_takes_its_tail_back(tmp_path: Path) -> None:
+    """The master's machine loses power: the end of its log is gone. It does not begin without a slave that was in sync, and
+    takes from it what is missing; the slave need not give up anything."""
+    with group(tmp_path, *ALL, "--flush-interval-ms", "60000") as made:
+        await pair(made)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=1)
+            async with client.producer(deadline_s=60) as producer:
+                await producer.send("t", b"kept")
+                await made.same(0, 1)
+                kept = (await made.status(0))["log"]["end"]
+                for number in range(50):
+                    await producer.send("t", b"%d" % number)
+                end = (await made.status(0))["log"]["end"]
+                await made.same(0, 1)
+                made.kill(0)
+                lose_power(made.data(0), kept)
+                made.members[1].process.send_signal(signal.SIGSTOP)
+                refused = made.start_only(0)
+                await asyncio.to_thread(refused.wait_for, "no slave that was in sync answered")
+                refused.kill()
+                made.members[1].process.send_signal(signal.SIGCONT)
+                await asyncio.to_thread(made.start, 0)
+                await made.in_sync(0, 1)
+                assert f'"log_end": {end}' in next(line for line in made.members[0].lines if "tail_recovered" in line)
+                await producer.send("t", b"after")
+            await made.same(0, 1)
+            for member in (0, 1):
+                wanted = [b"kept", *(b"%d" % number for number in range(50)), b"after"]
+                assert await stored(made, member, "t", 1) == wanted
+
+
+async def test_a_cold_master_alone_needs_to_be_told(tmp_path: Path) -> None:
+    with group(tmp_path, *ALL, "--flush-interval-ms", "60000") as made:
+        await pair(made)
+        end = (await made.same(0, 1))["offset"]
+        made.kill(0)
+        made.kill(1)
+        lose_power(made.data(0), end)
+        await asyncio.to_thread(made.start, 0, "--accept-loss")
+        assert "loss_accepted" in made.members[0].output()
+        assert (await made.status(0))["role"] == "starting"
+
+
+def lose_power(data: Path, end: int) -> None:
+    """What a machine that went down forgets: the log from an offset on, in the first segment; and it has booted since."""
+    (segment,) = sorted((data / "log").glob("*.seg"))
+    with segment.open("r+b") as file:
+        file.truncate(end)
+    (data / "incarnations").write_text('{"nonces": [], "boot": "another", "clean": false}')
 
 
 async def test_strangers_are_refused(tmp_path: Path) -> None:

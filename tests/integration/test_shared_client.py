@@ -496,3 +496,20 @@ async def test_a_loop_that_ends_leaves_no_poll_behind(node: Node) -> None:
         async with client.shared_consumer("ends", group="ends") as consumer:
             (message,) = await consumer.receive(1, wait_s=20)
             await message.ack()
+
+
+async def test_two_who_redrive_side_by_side_send_each_dead_letter_back_once(node: Node) -> None:
+    async with Client(node.address) as client:
+        await client.create_topic("twice", queues=2)
+        await client.producer().send_many("twice", [str(number).encode() for number in range(100)])
+        async with client.shared_consumer("twice", group="twice") as consumer:
+            buried = 0
+            while buried < 100:
+                for message in await consumer.receive(32):
+                    await message.bury("no good")
+                    buried += 1
+            sent = await asyncio.gather(*(client.redrive("twice", rate=1_000) for _ in range(3)))
+            assert sum(sent) == 100
+            assert sorted(int(message.body) for message in await take(consumer, 100)) == list(range(100))
+            await nothing_comes(consumer)
+        assert sum(await asyncio.gather(client.purge_dead_letters("twice"), client.redrive("twice"))) == 0

@@ -114,10 +114,11 @@ def received_once_is_final(history: History, queues: Queues) -> Iterator[str]:
     """Whoever read an offset, ever and from whichever replica, saw what is there in the end."""
     for seen in history.received:
         held = queues.get(seen.queue, ())
+        what = f"consumer {seen.consumer} read {seen.name} at {seen.queue}:{seen.offset}"
         if seen.offset >= len(held):
-            yield f"ahead: consumer {seen.consumer} read {seen.name} at {seen.queue}:{seen.offset}; the queue ends at {len(held)}"
+            yield f"ahead: {what}; the queue ends at {len(held)}"
         elif held[seen.offset] != seen.name:
-            yield f"changed: consumer {seen.consumer} read {seen.name} at {seen.queue}:{seen.offset}; {held[seen.offset]} is there"
+            yield f"changed: {what}; {held[seen.offset]} is there"
 
 
 def nothing_skipped(history: History, queues: Queues) -> Iterator[str]:

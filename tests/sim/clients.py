@@ -66,7 +66,8 @@ class Clients:
         return not self.waiting()
 
     def waiting(self) -> list[str]:
-        return [each.name for each in (*self._producers, *self._consumers) if not each.finished]
+        waiting = [producer.name for producer in self._producers if not producer.finished]
+        return waiting + [consumer.name for consumer in self._consumers if not consumer.finished]
 
     # ---- requests
 
@@ -115,8 +116,10 @@ class Clients:
                 self._world.timeline.after_ms(100, self._create)
                 return
             self.incarnation = 1
-            for each in (*self._producers, *self._consumers):
-                each.next()
+            for producer in self._producers:
+                producer.next()
+            for consumer in self._consumers:
+                consumer.next()
 
         self.call(self._world.directory.master(), lambda process, reply: process.record(decide, reply), done)
 
@@ -174,7 +177,7 @@ class Producer:
 
 
 class Consumer:
-    """Reads all queues in turn from any replica, and commits now and then; sometimes it forgets, and asks what is committed."""
+    """Reads all queues in turn from any replica, and commits now and then; sometimes it begins anew, where that says."""
 
     def __init__(self, clients: Clients, world: World, number: int) -> None:
         self.name = f"consumer {number}"
@@ -202,7 +205,8 @@ class Consumer:
         queue, place = self._queue, self._places[self._queue]
         key = self._clients.incarnation << 32 | queue
         replica = world.directory.master() if random.random() < 0.6 else random.randrange(3)
-        self._clients.call(replica, lambda process, reply: process.fetch(key, place, reply), partial(self._got, queue, place))
+        got = partial(self._got, queue, place)
+        self._clients.call(replica, lambda process, reply: process.fetch(key, place, reply), got)
 
     def _got(self, queue: int, place: int, answer: object) -> None:
         world = self._world

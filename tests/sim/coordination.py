@@ -7,7 +7,7 @@ reaches it, and when, or whether, its answer comes back. ``ModelCoordination`` i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from kourou.broker.services.election.coordination import Delete, Outcome, Picture, Put, Txn, Value
 from kourou.core.errors import NotConnected, OutcomeUnknown
@@ -21,6 +21,7 @@ class Truth:
         self.values: dict[str, Value] = {}
         self.past: list[tuple[int, dict[str, Value]]] = [(1, {})]
         self.written: list[Value] = []  # in their order; an event each
+        self.listeners: list[Callable[[], None]] = []  # called after each write
 
     def transact(self, txn: Txn) -> Outcome:
         if any(self._mod(key) != mod for key, mod in txn.compare):
@@ -35,6 +36,8 @@ class Truth:
         if txn.writes:
             self.past.append((self.revision, dict(self.values)))
             del self.past[:-PAST]
+            for listener in self.listeners:
+                listener()
         return Outcome(True, self.revision)
 
     def read(self, prefix: str, *, back: int = 0) -> Picture:
@@ -62,21 +65,20 @@ class ModelCoordination:
         self.lose_next = False
         self.repeat = False
         self.back = 0
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
+        truth.listeners.append(self._changed.set)
 
     async def transact(self, txn: Txn) -> Outcome:
         await asyncio.sleep(0)
         if self.away:
             raise OutcomeUnknown("away")
         outcome = self.truth.transact(txn)
-        async with self._changed:
-            self._changed.notify_all()
         if self.lose_next:
             self.lose_next = False
             raise OutcomeUnknown("the answer is lost")
         return outcome
 
-    async def read(self, prefix: str) -> Picture:
+    async def read(self, prefix: str, *, tries: int = 3) -> Picture:
         await asyncio.sleep(0)
         if self.away:
             raise NotConnected("away")
@@ -94,15 +96,16 @@ class ModelCoordination:
                 yield tuple(events)
                 if self.repeat:
                     yield tuple(events)
-            async with self._changed:
-                if at == len(self.truth.written):
-                    await self._changed.wait()
+            if at == len(self.truth.written):
+                self._changed.clear()
+                await self._changed.wait()
         raise NotConnected("away")
 
     async def hint(self, key: str, value: bytes, *, seconds: int) -> None:
-        await self.transact(Txn((), (Put(key, value),)))
+        if self.away:
+            raise NotConnected("away")
+        self.truth.transact(Txn((), (Put(key, value),)))
 
     async def close(self) -> None:
         self.away = True
-        async with self._changed:
-            self._changed.notify_all()
+        self._changed.set()

@@ -98,6 +98,10 @@ class Node:
     def end(self) -> int:
         return len(self.frames) * SIZE
 
+    @property
+    def place(self) -> Position:
+        return Position(self.frames[-1][0] if self.frames else 0, self.end)
+
     def facts(self) -> LogFacts:
         pairs: list[tuple[int, int]] = []
         for number, (epoch, _) in enumerate(self.frames):
@@ -178,7 +182,7 @@ class World:
         node.up, node.life = True, node.life + 1
         node.paused_until = 0.0
         nonce = f"n{node.replica}-{node.life}"
-        log = Position(node.frames[-1][0] if node.frames else 0, node.end)
+        log = node.place
         me = Candidate(node.replica, node.disk, nonce, frozenset(node.known), f"h{node.replica}:1", cold, log)
         node.known.add(nonce)
         node.master = node.slave = node.follows = node.role = None
@@ -222,11 +226,11 @@ class World:
         if node.master is not None:
             node.master.tick(now_ms=now)
             master = node.master
-            if elector.leads(self.clock(node)) and master.serving and not master.short and not node.draining:
-                if master.end - master.confirm < 60 * SIZE and self.rng.random() < 0.5:
-                    self.written += 1
-                    node.frames.append((elector.view.state.epoch if elector.view.state else 0, self.written))
-                    master.appended(node.end)
+            room = master.end - master.confirm < 60 * SIZE and not master.short and not node.draining
+            if room and elector.leads(self.clock(node)) and master.serving and self.rng.random() < 0.5:
+                self.written += 1
+                node.frames.append((master.epoch, self.written))
+                master.appended(node.end)
             master.leads_again()
         if node.slave is not None:
             node.slave.tick(now_ms=now)
@@ -462,10 +466,7 @@ class World:
                     if node.link in self.links:
                         self.unlink(node.link)
                     node.slave = None
-                self.on(
-                    node, self.rng.random() * 10,
-                    lambda: elector.quiet(Position(node.frames[-1][0] if node.frames else 0, node.end), now_ms=self.clock(node)),
-                )  # fmt: skip
+                self.on(node, self.rng.random() * 10, lambda: elector.quiet(node.place, now_ms=self.clock(node)))
             case Lead():
                 self.lead(node, effect)
             case StepDown(reason):
@@ -541,8 +542,8 @@ class World:
         node.master = ElectedMaster(
             self.member(node), node.facts(), sss=effect.sss, elr=effect.elr, storages=effect.storages,
             leads=lambda: elector.leads(self.clock(node)), now_ms=self.clock(node), epoch=effect.epoch,
-            confirm=min(node.confirm, node.end), ack_all=True, min_isr=self.options.min_isr, sync_flush=False, lag_ms_max=1_000,
-            window_bytes=200, batch_bytes=60, join_gap_bytes=80,
+            confirm=min(node.confirm, node.end), ack_all=True, min_isr=self.options.min_isr, sync_flush=False,
+            lag_ms_max=1_000, window_bytes=200, batch_bytes=60, join_gap_bytes=80,
         )  # fmt: skip
 
     def member(self, node: Node) -> Member:

@@ -70,8 +70,14 @@ class Faults:
         return master if whom == settings.MASTER else hosts[(master.replica + 1 + self._world.random.randrange(2)) % 3]
 
     def _may_lose(self, host: Host) -> bool:
-        others = [h for h in self._world.hosts if h is not host and h.replica not in self._world.lost]
-        return any(self._world.truth.is_in(other) for other in others)
+        world = self._world
+        others = [h for h in world.hosts if h is not host and h.replica not in world.lost and world.truth.is_in(h)]
+        if world.settings.failover:
+            state = world.group_state()
+            return state is not None and any(other.replica in (*state.sss, *state.elr) for other in others)
+        if host.replica == world.operator.named:  # and nobody else has met its epoch: static mode can't go on without it
+            others = [other for other in others if world.operator.knows_epoch(other)]
+        return bool(others)
 
     def _do(self, fault: Fault, host: Host) -> Callable[[], None] | None:
         """What ends it; None when it did not happen."""
@@ -113,7 +119,7 @@ class Faults:
                 return self._cut([(host.replica, CLIENTS)])
             case settings.SLOW:
                 network.slow_ms[host.replica] = fault.amount
-                return partial(network.slow_ms.pop, host.replica, None)
+                return partial(self._fast_again, host)
             case settings.DISK_FAILS if host.process is not None:
                 if not world.settings.sync_flush:
                     if not self._may_lose(host):
@@ -129,6 +135,9 @@ class Faults:
                 host.disk.steps_left = fault.amount
                 operator.restart(host, fault.lasts_ms)
                 return _nothing
+            case settings.ETCD_AWAY:
+                world.etcd.away += 1
+                return self._etcd_back
             case settings.WALL:
                 host.clock.jump_wall(fault.amount)
                 return _nothing
@@ -144,6 +153,12 @@ class Faults:
         host.lose_power()
         world.operator.restart(host, fault.lasts_ms)
         return _nothing
+
+    def _fast_again(self, host: Host) -> None:
+        self._world.network.slow_ms.pop(host.replica, None)
+
+    def _etcd_back(self) -> None:
+        self._world.etcd.away -= 1
 
     def _go_on(self, host: Host, lives: int) -> None:
         if host.lives == lives:

@@ -22,11 +22,12 @@ from kourou.broker.machines.replication import (
 from kourou.broker.machines.replicationslave import ReplicationSlave
 from kourou.broker.store.copying import append_frames, check_frames
 from kourou.core.errors import DiskFull, FlushFailed, KourouError
-from tests.sim.leading import CopyAsked, CopyGiven
+from tests.sim.leading import CopyAsked, CopyFacts, CopyGiven
 from tests.sim.network import END, Link
 
 if TYPE_CHECKING:
-    from tests.sim.process import CopyFacts, Process
+    from kourou.broker.machines.election import Follow
+    from tests.sim.process import Process
 
 ASK_MS = 5_000
 
@@ -42,6 +43,7 @@ class Following:
         self._facts: CopyFacts | None = None
         self._at_hand: bytes = b""
         self._over = False
+        self._target: Follow | None = None
         self.machine = ReplicationSlave(
             process.me,
             rng=process.random,
@@ -64,7 +66,10 @@ class Following:
         process.later(self._wait_ms * (0.5 + process.random.random() / 2), self._dial)
         if self.link is not None:
             return
-        link = process.network.dial(process.replica)
+        electing = process.electing
+        if electing is not None:
+            self._target = electing.target
+        link = process.network.dial(process.replica, None if electing is None else electing.target)
         if link is None:
             return
         self.link = link
@@ -88,7 +93,7 @@ class Following:
                 machine.welcomed(number, message, now_ms=now_ms)
                 if machine.streaming:
                     self._wait_ms = 50.0
-            case (CopyNeeded() as needed, facts):
+            case (CopyNeeded() as needed, CopyFacts() as facts):
                 self._facts = facts
                 machine.copy_needed(number, needed)
             case StaleMaster() | Refused():
@@ -111,6 +116,8 @@ class Following:
         if link is None:
             return
         self.process.network.close(link, self.process.replica)
+        if self.process.electing is not None and self._target is not None:
+            self.process.electing.link_ended(self._target)
         if self._facts is not None and self.machine.over:
             self._facts = None
             self.machine.copy_failed()
@@ -123,6 +130,18 @@ class Following:
         self.machine.promoted(epoch)
         self._perform()
         self.close()
+
+    @property
+    def quiet(self) -> bool:
+        return self._over
+
+    def stop(self) -> None:
+        """Nothing is acknowledged from now on."""
+        link = self.link
+        self.close()
+        if link is not None:
+            self.machine.lost(link.number)
+            self._perform()
 
     def close(self) -> None:
         self._over = True

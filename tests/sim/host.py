@@ -8,11 +8,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from kourou.broker.store.copying import read_frames
+from kourou.broker.store.standing import NAME as STANDING
+from kourou.broker.store.standing import NONE, StandingFile
 from kourou.broker.store.store import Store
 from kourou.core.errors import DamagedLog, DiskFull, FlushFailed
 from kourou.core.frame import PREFIX_SIZE, Kind, parse_prefix, parse_sealed, record_bounds
@@ -22,6 +25,7 @@ from tests.sim.process import Process
 from tests.sim.timeline import NodeClock, Timeline
 
 if TYPE_CHECKING:
+    from kourou.broker.machines.election import Follow
     from tests.sim.settings import Settings
 
 TICK_MS = 50
@@ -34,8 +38,12 @@ class Wire(Protocol):
 
     def close(self, link: Link, host: int) -> None: ...
 
-    def dial(self, replica: int) -> Link | None:
-        """A connection to whom the nameservers show as master; None when they show nobody, or do not answer."""
+    def dial(self, replica: int, target: Follow | None) -> Link | None:
+        """A connection to whom the nameservers show as master, or the elector; None when they show nobody."""
+        ...
+
+    def ask_pledge(self, asking: int, replica: int, epoch: int, done: Callable[[int], None]) -> None:
+        """``done`` is told when it was asked, if the other one pledges."""
         ...
 
     def refuses(self, asking: int, replica: int) -> bool:
@@ -176,6 +184,10 @@ class Host:
 
         self._timeline.after_ms(ms / self.clock.rate, due)
 
+    def _whenever(self, lives: int, action: Callable[[], None]) -> None:
+        if lives == self.lives:
+            self.run(action)
+
     def start(self) -> bool:
         """False when the directory can't be opened."""
         assert self.process is None
@@ -194,6 +206,7 @@ class Host:
                 note=self._note,
                 network=self._wire,
                 cold=self.cold,
+                whenever=partial(self._whenever, self.lives),
             )
         except (Crash, FlushFailed, DiskFull) as failure:
             self._note(f"does not start: {failure!r}")
@@ -206,12 +219,18 @@ class Host:
         self._touched(self)
         return True
 
+    def noted_role(self) -> int:
+        """What its ``standing`` file says, while no process is there."""
+        return StandingFile(self.disk.files()).role if STANDING in self.disk.names else NONE
+
     def stop(self, *, tell: bool) -> None:
         """The process is gone; ``tell``: its kernel closes its connections."""
         if self.process is None:
             return
         self.lives += 1
         self.synced = self.process.store.synced_offset
+        if self.process.anew:
+            self.promised = 0
         self.process = None
         self.paused = False
         self._held.clear()
@@ -252,7 +271,7 @@ class Host:
         self.process.tick()
 
     def _flush(self) -> None:
-        """Every 200 ms with ``flush = async``, all the time with ``sync``. It takes a while; what comes meanwhile does not count."""
+        """Every 200 ms with ``flush = async``, all the time with ``sync``. What comes while it lasts does not count."""
         assert self.process is not None
         process = self.process
         self.later(self._settings.flush_ms * (0.5 + self._random.random()), self._flush)
@@ -296,7 +315,9 @@ class Host:
             place = 0
             while place < len(data):
                 prefix = parse_prefix(data, place)
-                checksum = frames.enter(self, prefix.epoch, at, self._before(frames, prefix.epoch, at), data[place : place + prefix.size])
+                checksum = frames.enter(
+                    self, prefix.epoch, at, self._before(frames, prefix.epoch, at), data[place : place + prefix.size]
+                )
                 if not self.epochs or prefix.epoch != self.epochs[-1][0]:
                     self.epochs.append((prefix.epoch, at))
                 self.places.append((at + prefix.size, at, prefix.epoch))

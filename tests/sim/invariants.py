@@ -6,6 +6,7 @@ They are asked about one host, after something happened in its process. ``Truth`
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tests.sim.host import Frames, Host, Violation
@@ -80,7 +81,8 @@ def new_master_has_all(world: World, host: Host) -> None:
     if leading is not None and leading.epoch not in world.terms:
         world.terms[leading.epoch] = host.replica
         if leading.epoch == max(world.terms) and not world.truth.is_in(host):
-            raise Violation(f"4: {host.replica} leads epoch {leading.epoch} without all that is confirmed up to {world.truth.end}")
+            end = world.truth.end
+            raise Violation(f"4: {host.replica} leads epoch {leading.epoch} without all that is confirmed up to {end}")
 
 
 def members_have_it(world: World, host: Host) -> None:
@@ -92,12 +94,14 @@ def members_have_it(world: World, host: Host) -> None:
     if leading is None:
         return
     moves, leading.moves = leading.moves, []
+    if moves and leading.electing is not None and not leading.electing.leads():
+        raise Violation(f"14: C of {host.replica} moved to {moves[-1][0]} when its lease was over")
     for offset, members in moves:
         if len(members) < world.settings.min_isr:
             raise Violation(f"7: C moved to {offset} with {members} in the set; min_isr is {world.settings.min_isr}")
         if offset < leading.machine.term_end:
             raise Violation(f"7: C moved to {offset}, which is before the term's EPOCH frame ends")
-        for member in world.settings.ack_all and members or ():
+        for member in members if world.settings.ack_all else ():
             other = world.hosts[member]
             if member in world.lost:
                 continue  # it lost it after it said so
@@ -109,7 +113,7 @@ def members_have_it(world: World, host: Host) -> None:
 
 
 def set_has_all(world: World, host: Host) -> None:
-    """8, 10. Every member of the set, and who is eligible, holds all frames below C; nobody is a member whose disk is another."""
+    """8, 10. Every member of the set, and who is eligible, holds all frames below C, and on this disk."""
     process = host.process
     assert process is not None
     leading = process.leading
@@ -117,20 +121,43 @@ def set_has_all(world: World, host: Host) -> None:
         return
     machine = leading.machine
     confirm = machine.confirm
-    for member in (*machine.members, *machine.eligible):
+    counted = (*machine.members, *machine.eligible)
+    if leading.electing is not None:  # what counts is what etcd has; a master may wait for more
+        state = world.group_state()
+        if state is None or state.epoch != leading.epoch:
+            return
+        counted = (*state.sss, *state.elr)
+    for member in counted:
         other = world.hosts[member]
-        if member not in world.lost or world.has_session(leading, other):
-            if not other.has(confirm, world.truth.sums[confirm]) and confirm >= (other.process.store.min_offset if other.process else 0):
-                raise Violation(f"8: {member} counts as in sync with {host.replica}, but lacks what is below C {confirm}")
+        if member in world.lost and not world.has_session(leading, other):
+            continue  # the master can't know yet
+        copied = other.process is not None and confirm < other.process.store.min_offset
+        if not copied and not other.has(confirm, world.truth.sums[confirm]):
+            raise Violation(f"8: {member} counts as in sync with {host.replica}, but lacks what is below C {confirm}")
+
+
+def set_covers_etcd(world: World, host: Host) -> None:
+    """9. The set in effect on a master is at least the one that etcd has for its epoch."""
+    assert host.process is not None
+    leading = host.process.leading
+    if leading is None or leading.electing is None or leading.machine.over:
+        return
+    state = world.group_state()
+    if state is not None and state.epoch == leading.epoch:
+        missing = set(state.sss) - {host.replica, *leading.machine.members}
+        if missing:
+            raise Violation(f"9: {host.replica} does not wait for {missing}, who are in the set in etcd")
 
 
 def no_cut_below_promise(world: World, host: Host) -> None:
     """11. No follower cuts below what it was promised; and nobody is asked to, so nobody halts."""
     process = host.process
     assert process is not None
+    if process.anew:  # it had fallen behind the start of its master's log, which has all that was promised
+        process.anew, host.promised = False, 0
     if not host.cold and host.known_end < host.promised:
         raise Violation(f"11: {host.replica} was promised {host.promised} and has cut its log at {host.known_end}")
-    host.promised = process.promised if not host.cold else min(process.promised, host.known_end)
+    host.promised = min(process.promised, host.known_end)
     if process.following is not None and process.following.halted is not None:
         raise Violation(f"11: {host.replica} halts: {process.following.halted}")
 
@@ -154,7 +181,7 @@ def history_is_log(world: World, host: Host) -> None:
     found = [pair for pair in host.epochs if pair[1] >= start]
     if found and found[0] not in kept and found[0][1] == start:
         found = found[1:]  # the log starts in the middle of an epoch
-    if kept != found or any(a[0] >= b[0] or a[1] >= b[1] for a, b in zip(pairs, pairs[1:], strict=False)):
+    if kept != found or any(a[0] >= b[0] or a[1] >= b[1] for a, b in pairwise(pairs)):
         raise Violation(f"18: the history of {host.replica} is {pairs}, its log says {host.epochs}")
 
 
@@ -166,7 +193,9 @@ def retention_keeps(world: World, host: Host) -> None:
     if store.min_offset == 0 or process.copy is not None:
         return
     if store.min_offset > store.snapshot_offset:
-        raise Violation(f"19: the log of {host.replica} starts at {store.min_offset}, its snapshot is of {store.snapshot_offset}")
+        raise Violation(
+            f"19: the log of {host.replica} starts at {store.min_offset}, its snapshot is of {store.snapshot_offset}"
+        )
     if store.min_offset > world.truth.end:
         raise Violation(f"19: the log of {host.replica} starts at {store.min_offset}, above C {world.truth.end}")
 
@@ -178,6 +207,7 @@ ALL = (
     new_master_has_all,
     members_have_it,
     set_has_all,
+    set_covers_etcd,
     no_cut_below_promise,
     told_c_is_true,
     history_is_log,

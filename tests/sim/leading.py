@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kourou.broker.machines.electedmaster import ElectedMaster, SetWanted
 from kourou.broker.machines.replication import (
     Ack,
     Batch,
@@ -27,6 +28,8 @@ from kourou.core.errors import Busy, DamagedLog, KourouError, NotEnoughReplicas,
 from tests.sim.network import END, Link
 
 if TYPE_CHECKING:
+    from kourou.broker.machines.election import Lead
+    from tests.sim.electing import Electing
     from tests.sim.process import Process, Reply
 
 WAITING_BYTES_MAX = 64 * 1024
@@ -45,8 +48,19 @@ class CopyGiven:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class CopyFacts:
+    """What a slave that begins anew has to fetch: a snapshot, and where the log and its history start."""
+
+    start: int
+    history: tuple[tuple[int, int], ...]
+    name: str
+
+
 class Leading:
-    def __init__(self, process: Process, *, epoch: int, confirm: int) -> None:
+    def __init__(
+        self, process: Process, *, epoch: int, confirm: int, term: Lead | None = None, electing: Electing | None = None
+    ) -> None:
         settings = process.settings
         self.process = process
         self.epoch = epoch
@@ -55,19 +69,27 @@ class Leading:
         self._set: tuple[int, ...] = (process.replica,)
         self._waiting: deque[tuple[int, Reply, object]] = deque()
         self._leaving = False
-        self.machine = ReplicationMaster(
-            process.me,
-            process.facts(),
-            epoch=epoch,
-            confirm=confirm,
-            ack_all=settings.ack_all,
-            min_isr=settings.min_isr,
-            sync_flush=settings.sync_flush,
-            lag_ms_max=settings.lag_ms_max,
-            window_bytes=settings.window_bytes,
-            batch_bytes=settings.batch_bytes,
-            join_gap_bytes=settings.join_gap_bytes,
-        )
+        self.electing = electing
+        options: dict[str, Any] = {
+            "epoch": epoch,
+            "confirm": confirm,
+            "ack_all": settings.ack_all,
+            "min_isr": settings.min_isr,
+            "sync_flush": settings.sync_flush,
+            "lag_ms_max": settings.lag_ms_max,
+            "window_bytes": settings.window_bytes,
+            "batch_bytes": settings.batch_bytes,
+            "join_gap_bytes": settings.join_gap_bytes,
+        }
+        self.machine: ReplicationMaster
+        if term is not None and electing is not None:
+            self._set = tuple(sorted(term.sss))
+            self.machine = ElectedMaster(
+                process.me, process.facts(), sss=term.sss, elr=term.elr, storages=term.storages, leads=electing.leads,
+                now_ms=process.clock.monotonic_ms(), **options,
+            )  # fmt: skip
+        else:
+            self.machine = ReplicationMaster(process.me, process.facts(), **options)
 
     # ---- clients
 
@@ -151,6 +173,18 @@ class Leading:
         self.perform()
         self._answer()
 
+    def renewed(self) -> None:
+        if isinstance(self.machine, ElectedMaster):
+            self.machine.leads_again()
+            self.perform()
+            self._answer()
+
+    def decided(self, sss: tuple[int, ...], elr: tuple[int, ...]) -> None:
+        if isinstance(self.machine, ElectedMaster):
+            self.machine.decided(sss, elr, now_ms=self.process.clock.monotonic_ms())
+            self.perform()
+            self._answer()
+
     def heard_of(self, epoch: int) -> None:
         self.machine.heard_of(epoch, "a nameserver")
         self.perform()
@@ -184,6 +218,11 @@ class Leading:
                         self.process.note(f"set {members}: {reason}")
                     case StepDown(epoch, reason):
                         self._step_down(epoch, reason)
+                    case SetWanted(members, incarnations, reason) if self.electing is not None:
+                        self.process.note(f"wants {sorted(members)}: {reason}")
+                        now_ms = self.process.clock.monotonic_ms()
+                        self.electing.elector.set_wanted(self.epoch, members, incarnations, now_ms=now_ms)
+                        self.electing.perform()
                     case Confirmed(offset):
                         self.moves.append((offset, self._set))
 
@@ -200,9 +239,7 @@ class Leading:
         else:
             self.process.network.send(link, self.process.replica, message)
 
-    def _copy(self) -> object:
-        from tests.sim.process import CopyFacts
-
+    def _copy(self) -> CopyFacts | None:
         store = self.process.store
         for offset in snapshot.list_offsets(store.files):
             if offset >= store.min_offset:
@@ -229,7 +266,8 @@ class Leading:
         try:
             data = read_frames(store, wanted.start, end=end, bytes_max=wanted.bytes_max, cached_only=False)
         except DamagedLog as failure:
-            assert wanted.start < store.min_offset, failure  # only what was deleted meanwhile may be missing
+            if wanted.start >= store.min_offset:  # only what was deleted meanwhile may be missing
+                raise AssertionError(f"the master can't read its log at {wanted.start}") from failure
             self.machine.lost(wanted.link)
             self._hang_up(wanted.link)
             return
@@ -245,7 +283,14 @@ class Leading:
             self.process.network.close(link, self.process.replica)
 
     def _step_down(self, epoch: int, reason: str) -> None:
+        if self.electing is not None:
+            self.electing.elector.outdated(epoch, reason, now_ms=self.process.clock.monotonic_ms())
+            self.electing.perform()
+            return
         self.process.note(f"steps down from {self.epoch}: {reason}")
+        self.leave(epoch)
+
+    def leave(self, epoch: int) -> None:
         self._waiting.clear()  # unknown to whoever asked
         if not self._leaving:
             self._leaving = True

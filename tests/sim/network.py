@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from tests.sim.timeline import Action, Timeline
@@ -134,7 +135,7 @@ class Network:
             if way.open:
                 way.ready_us = self._timeline.now_us + int(1000 * self.delay_ms(way.source, way.target))
                 way.waiting.append((way.ready_us, END))
-                self._timeline.at_us(way.ready_us, lambda way=way: self._pump(link, way))  # type: ignore[misc]
+                self._timeline.at_us(way.ready_us, partial(self._pump, link, way))
 
     def of(self, host: int) -> list[Link]:
         return [link for link in self.links.values() if host in (link.up.source, link.up.target)]
@@ -150,4 +151,4 @@ class Network:
                 if back.open:  # "connection reset by peer"
                     back.ready_us = max(back.ready_us, self._timeline.now_us + 1000)
                     back.waiting.append((back.ready_us, END))
-                    self._timeline.at_us(back.ready_us, lambda: self._pump(link, back))
+                    self._timeline.at_us(back.ready_us, partial(self._pump, link, back))

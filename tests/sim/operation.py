@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kourou.broker.store.standing import MASTER, NONE
+from tests.sim.electing import Electing
 from tests.sim.host import Host
 from tests.sim.network import CLIENTS
 
@@ -103,7 +105,10 @@ class Operator:
     def _take_role(self, host: Host) -> None:
         process = host.process
         assert process is not None
-        if process.wants_to_lead() and not self._world.directory.higher(host.replica, process.epoch):
+        if self._world.settings.failover:
+            process.follow()
+            process.electing = Electing(process, self._world.etcd)
+        elif process.wants_to_lead() and not self._world.directory.higher(host.replica, process.epoch):
             process.lead(promoted=False)
             self.named = host.replica
         else:
@@ -112,8 +117,11 @@ class Operator:
 
     def _may_start(self, host: Host) -> bool:
         """A former master only beside the one that was named since, a master that lost something never."""
-        was_master = host.replica in self._world.terms.values() or host.replica == 0
-        if not was_master or (host.replica == self.named and host.replica not in self._world.lost):
+        if self._world.settings.failover:
+            return True
+        role = host.noted_role()
+        leads = role == MASTER or (role == NONE and host.replica == 0)
+        if not leads or (host.replica == self.named and host.replica not in self._world.lost):
             return True
         return self._world.directory.master() == self.named != host.replica
 
@@ -126,7 +134,7 @@ class Operator:
             if host.process is None and self._start_at.get(host.replica, now_ms) <= now_ms and self._may_start(host):
                 self.start(host)
         leads = [h for h in world.hosts if h.process is not None and h.process.leading is not None]
-        if leads:
+        if leads or world.settings.failover:
             self._gone_since_ms = None
             self._patience_ms = world.random.choice((100, 500, 2_000))
         elif self._gone_since_ms is None:
@@ -135,12 +143,18 @@ class Operator:
             self._promote(forced=now_ms - self._gone_since_ms > self._patience_ms + 3_000)
         world.timeline.after_ms(WATCH_MS, self.watch)
 
+    def knows_epoch(self, host: Host) -> bool:
+        """Has it a frame of the last term? One that has not would be promoted to an epoch that may be lower."""
+        latest = max(self._world.terms, default=0)
+        return bool(host.epochs) and host.epochs[-1][0] >= latest
+
     def _promote(self, *, forced: bool) -> None:
         world = self._world
         answering = [host for host in world.hosts if host.answers and host.process is not None]
         if not any(world.truth.is_in(host) for host in answering):
             return  # more are away than the promise allows for
-        able = [host for host in answering if _promotable(host.process, forced)]
+        sound = [host for host in answering if not host.disk.fail_syncs]  # nobody promotes a broker that reports a bad disk
+        able = [host for host in sound if _promotable(host.process, forced) and self.knows_epoch(host)]
         if not able:
             return
         chosen = max(able, key=_place)
@@ -153,8 +167,8 @@ class Operator:
 
     def _lead(self, host: Host) -> None:
         assert host.process is not None
+        self.named = host.replica  # also when it fails half-way: nobody can tell then whether it will lead
         host.process.lead(promoted=True)
-        self.named = host.replica
         self._world.directory.register(host)
 
 

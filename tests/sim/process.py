@@ -16,7 +16,7 @@ from kourou.broker.machines.replication import LogFacts, Member
 from kourou.broker.services.journal import metadata_frame
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store import fullcopy, snapshot
-from kourou.broker.store.checked import Appended, CheckedFrame
+from kourou.broker.store.checked import CheckedFrame
 from kourou.broker.store.columns import FrameFacts
 from kourou.broker.store.copying import cut_back
 from kourou.broker.store.files import Files
@@ -29,21 +29,16 @@ from kourou.core.errors import DiskFull, KourouError, NotMaster
 from kourou.core.frame import PREFIX_SIZE, Kind, iterate_frames, parse_sealed, record_bounds
 from kourou.core.wire import encode_json
 from tests.sim.following import Following
-from tests.sim.leading import Leading
+from tests.sim.leading import CopyFacts, Leading
 
 if TYPE_CHECKING:
+    from kourou.broker.machines.election import Lead
+    from tests.sim.electing import Electing
     from tests.sim.host import Wire
     from tests.sim.settings import Settings
 
 NO_FACTS = FrameFacts(0, None)
 Reply = Callable[[object], None]  # a result, or a KourouError
-
-
-@dataclass(frozen=True, slots=True)
-class CopyFacts:
-    start: int
-    history: tuple[tuple[int, int], ...]
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +72,7 @@ class Process:
         note: Callable[[str], None],
         network: Wire,
         cold: bool = False,
+        whenever: Callable[[Callable[[], None]], None],
     ) -> None:
         self.replica = replica
         self.files = files
@@ -87,8 +83,13 @@ class Process:
         self.note = note
         self.me = Member("sim", "group", replica, storage)
         self.cold = cold
+        self.storage = storage
+        self.whenever = whenever  # now, or when it is no longer paused
+        self.whenever_later = later
+        self.electing: Electing | None = None
         self.leading: Leading | None = None
         self.following: Following | None = None
+        self.anew = False  # its log was thrown away for a copy
         self.generation = 0  # of the opened directory
         self._later = later
         self._open()
@@ -150,6 +151,28 @@ class Process:
 
     # ---- roles
 
+    def adopt_incarnation(self, nonce: str) -> None:
+        self.me = Member("sim", "group", self.replica, f"{self.storage}.{nonce}")
+
+    def lead_elected(self, term: Lead, electing: Electing) -> None:
+        self.note_standing()
+        standing = self.standing
+        standing.note(epoch=term.epoch, confirm=standing.confirm, promised=standing.promised, role=MASTER)
+        self.store.begin_epoch(term.epoch, store_ms=self.clock.wall_ms())
+        self.following = None
+        self.leading = Leading(self, epoch=term.epoch, confirm=standing.confirm, term=term, electing=electing)
+        self.leading.perform()
+        self.note(f"leads epoch {term.epoch} with {term.sss} {term.elr}: {term.reason}")
+
+    def fence(self) -> None:
+        """Not the master any more, from now on; a slave of nobody a little later."""
+        if self.leading is not None and not self.leading.machine.over:
+            self.leading.machine.over = True
+            self.leading.leave(0)
+
+    def forget_promises(self) -> None:
+        self.standing.note(epoch=self.epoch, confirm=0, promised=0, role=SLAVE)
+
     def wants_to_lead(self) -> bool:
         return self.standing.role == MASTER or (self.standing.role == NONE and self.replica == 0)
 
@@ -182,9 +205,7 @@ class Process:
             epoch = max(self.epoch, machine.epoch)
             standing.note(epoch=epoch, confirm=machine.confirm, promised=machine.promised, role=SLAVE)
 
-    def reopen(
-        self, *, epoch: int = 0, cut_to: int | None = None, anew: tuple[CopyFacts, bytes] | None = None
-    ) -> None:
+    def reopen(self, *, epoch: int = 0, cut_to: int | None = None, anew: tuple[CopyFacts, bytes] | None = None) -> None:
         """Give up the role, and follow, as ``MemberNode.leave`` and ``open_storage`` do."""
         if self.leading is not None:
             self.leading.close()
@@ -200,6 +221,7 @@ class Process:
         files = self.files
         if anew is not None:
             facts, data = anew
+            self.anew = True
             fullcopy.erase(files)
             fullcopy.begin(files, start=facts.start, history=facts.history, data=data)
             standing.note(epoch=standing.epoch, confirm=0, promised=0, role=SLAVE)
@@ -244,8 +266,9 @@ class Process:
             if self.copy is not None:
                 if self.complete:
                     self._snapshot()
-                    fullcopy.end(self.files)
-                    self.copy = None
+                    if store.snapshot_offset <= self.confirmed:
+                        fullcopy.end(self.files)
+                        self.copy = None
             elif store.end_offset - store.snapshot_offset >= self.settings.snapshot_bytes:
                 self._snapshot()
         except DiskFull:
@@ -255,7 +278,7 @@ class Process:
     def _snapshot(self) -> None:
         store = self.store
         offset = store.end_offset
-        if offset <= store.snapshot_offset:
+        if offset <= store.snapshot_offset or store.snapshot_offset > self.confirmed:
             return
         captured = self.state.parts()
         parts: dict[str, list[bytes]] = {INDEX_PART: store.index.export_open()}
@@ -267,7 +290,8 @@ class Process:
 
     def _retain(self) -> None:
         store = self.store
-        floor = min(self._oldest_snapshot, store.end_offset - self.settings.retention_bytes, self.confirmed)
+        oldest = self._oldest_snapshot if self._oldest_snapshot <= self.confirmed else 0
+        floor = min(oldest, store.end_offset - self.settings.retention_bytes, self.confirmed)
         if self.leading is not None:
             needed = self.leading.machine.needed_from(lagging_bytes_max=self.settings.lagging_bytes_max)
             floor = min(floor, floor if needed is None else needed)
@@ -343,4 +367,3 @@ class Process:
             request(self, reply)
         except KourouError as failure:
             reply(failure)
-

@@ -13,6 +13,7 @@ WEIGHTS = {
     KILL: 5, POWER: 4, PAUSE: 3, RESET: 3, ISOLATE: 4, ONE_WAY: 3, CLIENTS_AWAY: 1, SLOW: 2, WIPE: 2, DISK_FAILS: 1,
     DISK_FULL: 1, CRASH: 4, WALL: 1, KILL_ALL: 1,
 }  # fmt: skip
+ETCD_AWAY = "etcd away"
 MASTER, SLAVE = -1, -2  # whoever is that at the time
 
 
@@ -45,10 +46,12 @@ class Settings:
     consumers: int
     think_ms: int  # between two sends of a producer
     faults: tuple[Fault, ...]
+    failover: bool = False  # the group elects its master
 
 
-def draw(seed: int) -> Settings:
+def draw(seed: int, *, failover: bool = False) -> Settings:
     random = Random(seed)
+    weights = {**WEIGHTS, ETCD_AWAY: 2} if failover else WEIGHTS
     small = random.random() < 0.5  # everything tight, so that every limit is met
     faults_end_ms = random.choice((6_000, 10_000, 15_000))
     sync_flush = random.random() < 0.4
@@ -70,12 +73,13 @@ def draw(seed: int) -> Settings:
         producers=random.choice((2, 3, 4)),
         consumers=2,
         think_ms=random.choice((10, 40, 100)),
-        faults=_faults(random, faults_end_ms),
+        faults=_faults(random, faults_end_ms, weights),
+        failover=failover,
     )
 
 
-def _faults(random: Random, end_ms: int) -> tuple[Fault, ...]:
-    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+def _faults(random: Random, end_ms: int, wanted: dict[str, int]) -> tuple[Fault, ...]:
+    kinds, weights = list(wanted), list(wanted.values())
     few = random.sample(kinds, random.choice((3, 5, len(kinds))))  # some runs meet only some kinds, and these often
     weights = [weight if kind in few else 0 for kind, weight in zip(kinds, weights, strict=True)]
     found: list[Fault] = []

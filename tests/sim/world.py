@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from random import Random
 
+from kourou.broker.machines.election import Follow
+from kourou.broker.machines.electionstate import GroupState, state_of
 from tests.sim import checkers, invariants
 from tests.sim.clients import Clients
+from tests.sim.electing import KEYS, Etcd
 from tests.sim.faults import Faults
-from tests.sim.host import Frames, Host
+from tests.sim.host import Frames, Host, Violation
 from tests.sim.invariants import Truth
 from tests.sim.leading import Leading
 from tests.sim.network import CLIENTS, END, Link, Network
@@ -48,6 +52,7 @@ class World:
             )
             for replica in range(3)
         ]
+        self.etcd = Etcd(self.timeline, self.network, self.random)
         self.directory = Directory(self)
         self.operator = Operator(self)
         self.clients = Clients(self)
@@ -82,14 +87,14 @@ class World:
         self.clients.finish()
         while not self.settled():
             if self.timeline.now_ms > deadline:
-                raise invariants.Violation(f"20: not well 15 s after the last fault: {self.unwell()}")
+                raise Violation(f"20: not well 15 s after the last fault: {self.unwell()}")
             until = self.timeline.now_ms + 100
             while self.timeline.now_ms < until:
                 self.step()
         invariants.same_state(self)
         found = checkers.check(self.clients.history, self.truth.queues)
         if found:
-            raise invariants.Violation(f"history: {len(found)} faults: {'; '.join(found[:5])}")
+            raise Violation(f"history: {len(found)} faults: {'; '.join(found[:5])}")
 
     def settled(self) -> bool:
         return not self.unwell()
@@ -151,10 +156,32 @@ class World:
     def close(self, link: Link, host: int) -> None:
         self.network.close(link, host)
 
-    def dial(self, replica: int) -> Link | None:
-        if self.network.is_cut(replica, CLIENTS) or self.network.is_cut(CLIENTS, replica):
+    def group_state(self) -> GroupState | None:
+        value = self.etcd.truth.values.get(KEYS.state)
+        return state_of(value.value) if value is not None and value.value is not None else None
+
+    def ask_pledge(self, asking: int, replica: int, epoch: int, done: Callable[[int], None]) -> None:
+        asker, host = self.hosts[asking], self.hosts[replica]
+        asked_ms, lives = asker.clock.monotonic_ms(), asker.lives
+
+        def answer() -> None:
+            if asker.lives == lives:
+                asker.run(lambda: done(asked_ms))
+
+        def ask() -> None:
+            electing = host.process.electing if host.process is not None else None
+            if electing is not None and electing.elector.asked_to_pledge(epoch, now_ms=electing.now_ms()):
+                self.network.carry(replica, asking, answer)
+
+        self.network.carry(asking, replica, lambda: host.run(ask))
+
+    def dial(self, replica: int, target: Follow | None) -> Link | None:
+        if self.settings.failover:
+            found = target.master if target is not None else None
+        elif self.network.is_cut(replica, CLIENTS) or self.network.is_cut(CLIENTS, replica):
             return None
-        found = self.directory.master()
+        else:
+            found = self.directory.master()
         if found is None or found == replica:
             return None
         link = self.network.connect(replica, found)

@@ -11,7 +11,7 @@ from kourou.broker.machines.election import ElectionOptions
 from kourou.broker.machines.electionstate import Operation
 from tests.sim.elections import KEYS, Broken, Node, World
 
-SEEDS = 300
+SEEDS = 200
 FAULTS_MS = 25_000
 FAULTS = (
     "kill", "kill", "power", "wipe", "pause", "pause", "cut", "oneway", "etcd cut", "etcd down", "loss", "slow", "switch",

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from kourou.app.coldstart import ColdStart
 from kourou.app.groupwatch import GroupMember, GroupWatch
 from kourou.app.member import MemberNode
 from kourou.app.options import BrokerOptions
@@ -63,10 +64,13 @@ class BrokerProcess(BrokerServer):
         self._registrar.start()
         async with self._changing:
             if await self._leads():
+                await self._recover_tail()
                 await self._lead(promoted=False)
             else:
                 await self._check_official()
                 self._follow()
+                if self.options.failover == "static":
+                    ColdStart(self.node, self._watch, log=self.log).begun()
         self._serving = True
         urls = {"data plane": str(data)}
         if self._official is not None:
@@ -84,8 +88,21 @@ class BrokerProcess(BrokerServer):
 
         await bound("gRPC", endpoint, listen())
 
+    async def _recover_tail(self) -> None:
+        """Of a log whose end may have been lost since the last process ran."""
+        start = ColdStart(self.node, self._watch, log=self.log)
+        if start.is_cold():
+            await start.recover()
+        start.begun()
+
+    def _closed(self) -> None:
+        if self.failure is None and self.options.failover == "static":
+            ColdStart(self.node, self._watch, log=self.log).closed()
+
     async def unregister(self) -> None:
         self._stopping = True
+        if self._serving:
+            self.node.on_let_go = self._closed
         for task in self._works:
             task.cancel()
         await asyncio.gather(*self._works, return_exceptions=True)

@@ -41,6 +41,8 @@ from kourou.transport.server import Handler, Peer
 ETCD_PORT = 2379
 LEAVE_S = 5.0
 DRAIN_S = 2.0
+DRAIN_PAUSE_S = 0.005
+PROMOTE_S = 20.0
 PROBES = 2
 PROBE_PAUSE_S = 0.02
 PLEDGE_S = 0.4
@@ -270,13 +272,11 @@ class FailoverProcess(BrokerProcess):
         if not isinstance(master, ElectedReplication):
             return False
         master.draining = True
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                while not master.has_everything(to):
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            return False
-        return True
+        for _ in range(round(DRAIN_S / DRAIN_PAUSE_S)):
+            if master.has_everything(to):
+                return True
+            await asyncio.sleep(DRAIN_PAUSE_S)
+        return False
 
     def resume(self) -> None:
         if isinstance(self.node.master, ElectedReplication):
@@ -354,16 +354,17 @@ class FailoverProcess(BrokerProcess):
         before = self.node.epoch
         try:
             await election.request("elect" if accept_loss else "switchover", self.options.broker_id)
-            async with asyncio.timeout(20):
-                while self.node.master is None:
-                    await asyncio.sleep(0.02)
         except OutcomeUnknown as failure:
             raise NotConnected(str(failure)) from None
-        except TimeoutError:
+        for _ in range(round(PROMOTE_S / PROBE_PAUSE_S)):
+            if self.node.master is not None:
+                break
+            await asyncio.sleep(PROBE_PAUSE_S)
+        else:
             raise NotMaster(
-                f"no switchover within 20 s; the epoch was {before}. A member that is not in sync is refused; where there is no "
-                f"master, --accept-loss makes this one the master when the last lease is over"
-            ) from None
+                f"no switchover within {PROMOTE_S:g} s; the epoch was {before}. A member that is not in sync is refused; "
+                f"where there is no master, --accept-loss makes this one the master when the last lease is over"
+            )
         return {"epoch": self.node.epoch, "log_offset": self.node.store.end_offset}
 
     def _status(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kourou.app.membermetrics import master_metrics, slave_metrics
 from kourou.app.node import BrokerNode
 from kourou.broker.edge.messages import MessageHandlers
 from kourou.broker.edge.queries import QueryHandlers
-from kourou.broker.edge.replication import ReplicaHandlers
+from kourou.broker.edge.replication import ReplicaHandlers, TailHandlers
 from kourou.broker.machines.history import next_epoch
 from kourou.broker.machines.replication import LogFacts, Member
 from kourou.broker.machines.replicationmaster import ReplicationMaster
@@ -30,6 +30,7 @@ from kourou.broker.services.positions import PositionService
 from kourou.broker.services.replication.master import MasterReplication
 from kourou.broker.services.replication.messages import CopyFacts
 from kourou.broker.services.replication.slave import Dial, SlaveReplication
+from kourou.broker.services.replication.tail import read_tail
 from kourou.broker.services.upkeep import Upkeep
 from kourou.broker.store import fullcopy
 from kourou.broker.store.copying import cut_back
@@ -49,6 +50,7 @@ LAGGING_BYTES_MAX = 10 * 1024 * 1024 * 1024  # log kept for a slave that is conn
 class MemberNode(BrokerNode):
     master: MasterReplication | None = None
     slave: SlaveReplication | None = None
+    on_let_go: Callable[[], None] = staticmethod(lambda: None)  # the process ends, and all is durable
     copy: Copy | None = None  # of another member, which the log has to catch up with
 
     def open_storage(self) -> None:
@@ -201,6 +203,9 @@ class MemberNode(BrokerNode):
             Code.FETCH: MessageHandlers(None, self.fetch).fetch,
             Code.OFFSETS: queries.offsets,
             Code.LOOKUP: queries.lookup,
+            **TailHandlers(
+                lambda value: read_tail(self.store, self.identity, value), self.store.files.read, executor=self._read_pool
+            ).table(),
         }
 
     # ---- upkeep
@@ -224,6 +229,8 @@ class MemberNode(BrokerNode):
             await self.upkeep.snapshot_if_due()
         elif self.complete:
             await self.upkeep.snapshot()
+            if self.store.snapshot_offset > self.journal.confirmed:
+                return  # it may have to be cut away: then the copied one still counts
             fullcopy.end(self.store.files)
             self._log.info("copy_complete", log_offset=self.copy.offset)
             self.copy = None
@@ -292,6 +299,7 @@ class MemberNode(BrokerNode):
         await super().close()
 
     def let_go(self) -> None:
+        self.on_let_go()
         self.standing.close()
         super().let_go()
 

@@ -34,6 +34,7 @@ class BrokerOptions:
     min_isr: int = 1  # with ack = all: members that have to be in sync, the master counted, or sends are refused
     lag_max_s: float = 3.0  # a slave that has not caught up for so long is not in sync
     learner: bool = False  # a slave that follows and never counts as in sync
+    accept_loss: bool = False  # lead although the end of the log may be lost, and no slave has it
     failover: str = "static"  # static: an operator names the master; etcd: the group elects it
     etcd: str = ""  # host:port[,…] of etcd's members
     etcd_ca: Path | None = None  # PEM; given: TLS

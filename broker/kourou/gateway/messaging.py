@@ -95,13 +95,18 @@ class Messaging(Protocol):
 
     def cancel(self, parked: Parked) -> None: ...
 
-    def ack(self, group: str, handles: Sequence[str], done: Callable[[list[KourouError | None]], None]) -> None: ...
+    def ack(
+        self, group: str, handles: Sequence[str], done: Callable[[list[KourouError | None]], None], topic: str | None = None
+    ) -> None:
+        """Settle deliveries. Where the topic is said the handles must be of it; the same below."""
+        ...
 
     def change_invisible(
-        self, group: str, handle: str, invisible_ms: int, *, uncounted: bool, done: Callable[[str | KourouError], None]
-    ) -> None: ...
+        self, group: str, handle: str, invisible_ms: int, *, uncounted: bool, done: Callable[[str | KourouError], None],
+        topic: str | None = None,
+    ) -> None: ...  # fmt: skip
 
-    async def forward(self, group: str, handle: str, reason: str) -> None:
+    async def forward(self, group: str, handle: str, reason: str, topic: str | None = None) -> None:
         """Move a delivered message to the dead letters."""
         ...
 

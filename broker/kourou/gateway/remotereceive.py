@@ -4,31 +4,30 @@ A client names one queue of one broker. A push consumer asks every broker at the
 has. Others ask one after the other, and would wait at one broker while messages lie at another; they get from all of them,
 the named one first.
 
-Nothing is taken by a receive that waits: brokers are asked for what is there at once, then watched, then asked again. So
-nothing is handed out to a client that has gone meanwhile.
+Nothing is taken by a receive that waits: brokers are asked for what is there at once, then watched (see ``watches.py``),
+then the one that may have something is asked again. So nothing is handed out to a client that has gone meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
 from kourou.core.errors import KourouError, NotConnected
-from kourou.core.route import TopicRoute
+from kourou.core.route import TopicRoute, TopicType
 from kourou.core.views import RouteView
 from kourou.gateway.clients import Clients
 from kourou.gateway.names import client_id, topic_name
 from kourou.gateway.receive import WATCH, wait_of
 from kourou.gateway.status import Code
 from kourou.gateway.tunnel import CallInfo
-from kourou.http2.call import GrpcError, StreamCall
+from kourou.gateway.watches import WATCH_S, Place, Watches
+from kourou.http2.call import StreamCall
 from kourou.proto.rocketmq.v2 import definition_pb2 as pb
 from kourou.proto.rocketmq.v2 import service_pb2 as service
 
-WATCH_S = 5.0  # one that nobody waits for any more is over after this
-AGAIN_S = 0.02  # between two rounds at least: a message that a filter passes over ends a watch too
 PUSH = frozenset({pb.PUSH_CONSUMER, pb.LITE_PUSH_CONSUMER})
 
 
@@ -46,29 +45,53 @@ class RemoteReceive:
         self._brokers = brokers
         self._clients = clients
         self._any_of = any_of
+        self._watches = Watches(lambda broker, request, info: brokers.call(broker, WATCH, request, info))
 
     async def receive(self, call: StreamCall) -> None:
         loop = asyncio.get_running_loop()
         request = service.ReceiveMessageRequest.FromString(await call.receive() or b"")
         client = client_id(call)
         until_s = loop.time() + wait_of(request, call) / 1000
-        asked = await self._asked(client, request, call)
+        route = (await self._brokers.route(topic_name(request.message_queue.topic, call))).route
+        asked = self._asked(client, request, route)
         request.long_polling_timeout.FromMilliseconds(0)
         data = request.SerializeToString()
-        while True:
-            answer = await self._round(asked, data, CallInfo.of(call))
-            left_s = until_s - loop.time()
-            if not _empty(answer) or left_s <= 0:
-                break
-            await self._watch(asked, request, CallInfo.of(call), min(left_s, WATCH_S))
-            await asyncio.sleep(max(0.0, min(AGAIN_S, until_s - loop.time())))
+        answer = await self._round(asked, data, CallInfo.of(call))
+        if _empty(answer) and loop.time() < until_s:
+            wanted = _wanted(request, client if route.type is TopicType.LITE else "")
+            answer = await self._wait([Place(broker, wanted) for broker in asked], request, call, until_s)
         for message in answer:
             call.send(message)
         await call.drain()
 
-    async def _asked(self, client: str, request: service.ReceiveMessageRequest, call: StreamCall) -> list[str]:
+    async def _wait(
+        self, places: list[Place], request: service.ReceiveMessageRequest, call: StreamCall, until_s: float
+    ) -> list[bytes]:
+        """Until one of the brokers has something, or the time is over: then all are asked once more."""
+        loop = asyncio.get_running_loop()
+        asked, data = [place.broker for place in places], request.SerializeToString()
+        request.long_polling_timeout.FromMilliseconds(round(WATCH_S * 1000))
+        watched, patient = request.SerializeToString(), replace(CallInfo.of(call), left_ms=None)
+        while (left_s := until_s - loop.time()) > 0:
+            turn = await self._watches.turn(places, watched, patient, left_s)
+            if turn is None:
+                break
+            found = True  # unless it is known that there is nothing: then the next one has a turn
+            try:
+                answer = await self._round([turn.broker], data, CallInfo.of(call))
+                found = not _empty(answer)
+            except KourouError:
+                found = False
+                if len(asked) == 1:
+                    raise
+            finally:
+                turn.end(found)
+            if found:
+                return answer
+        return await self._round(asked, data, CallInfo.of(call))
+
+    def _asked(self, client: str, request: service.ReceiveMessageRequest, route: TopicRoute) -> list[str]:
         """Who is asked, in this order."""
-        route = (await self._brokers.route(topic_name(request.message_queue.topic, call))).route
         holders = [broker.broker for broker in route.brokers if broker.queues]
         named = request.message_queue.broker.name
         first = named if named in holders else self._any_of(route)
@@ -95,27 +118,13 @@ class RemoteReceive:
             raise failed
         return nothing
 
-    async def _watch(
-        self, asked: Iterable[str], request: service.ReceiveMessageRequest, info: CallInfo, wait_s: float
-    ) -> None:
-        """Until one of them may have something, or the time is over."""
-        watched = service.ReceiveMessageRequest()
-        watched.CopyFrom(request)
-        watched.long_polling_timeout.FromMilliseconds(round(wait_s * 1000))
-        data, patient = watched.SerializeToString(), replace(info, left_ms=None)
-        tasks = {asyncio.ensure_future(_or_sleep(self._brokers.call(one, WATCH, data, patient), wait_s)) for one in asked}
-        try:
-            await asyncio.wait(tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
 
-
-async def _or_sleep(watch: Awaitable[list[bytes]], wait_s: float) -> None:
-    try:
-        await watch
-    except (KourouError, GrpcError):
-        await asyncio.sleep(wait_s)
+def _wanted(request: service.ReceiveMessageRequest, client: str) -> bytes:
+    """The same for all that get the same messages. ``client``: of lite topics each has its own."""
+    same = service.ReceiveMessageRequest(group=request.group, filter_expression=request.filter_expression)
+    same.message_queue.topic.CopyFrom(request.message_queue.topic)
+    same.attempt_id = client
+    return same.SerializeToString(deterministic=True)
 
 
 def _empty(answer: list[bytes]) -> bool:

@@ -28,7 +28,7 @@ class SettleHandlers:
     def ack(self, data: bytes, call: Call) -> asyncio.Future[bytes]:
         request = service.AckMessageRequest.FromString(data)
         client_id(call)
-        topic_name(request.topic, call)
+        topic = topic_name(request.topic, call)
         group = group_name(request.group, call)
         entries = request.entries
         if not 0 < len(entries) <= ENTRIES_MAX:
@@ -44,7 +44,7 @@ class SettleHandlers:
                 response.entries.add(message_id=entry.message_id, receipt_handle=entry.receipt_handle, status=status)
             future.set_result(response.SerializeToString())
 
-        self._messaging.ack(group, [entry.receipt_handle for entry in entries], done)
+        self._messaging.ack(group, [entry.receipt_handle for entry in entries], done, topic)
         return future
 
     def change_invisible(self, data: bytes, call: Call) -> bytes | asyncio.Future[bytes]:
@@ -64,7 +64,7 @@ class SettleHandlers:
 
         try:
             client_id(call)
-            topic_name(request.topic, call)
+            topic = topic_name(request.topic, call)
             group = group_name(request.group, call)
             invisible_ms = milliseconds(request.invisible_duration)
             if not 0 <= invisible_ms <= INVISIBLE_MS_MAX:
@@ -72,7 +72,7 @@ class SettleHandlers:
                     Code.ILLEGAL_INVISIBLE_TIME,
                     f"invisible_duration is {invisible_ms} ms; from 0 to {INVISIBLE_MS_MAX} is allowed",
                 )
-            self._messaging.change_invisible(group, old, invisible_ms, uncounted=request.suspend, done=done)
+            self._messaging.change_invisible(group, old, invisible_ms, uncounted=request.suspend, done=done, topic=topic)
         except (Refused, KourouError) as failure:
             response = service.ChangeInvisibleDurationResponse(status=status_of(failure), receipt_handle=old)
             return response.SerializeToString()
@@ -81,10 +81,10 @@ class SettleHandlers:
     async def forward(self, data: bytes, call: Call) -> bytes:
         request = service.ForwardMessageToDeadLetterQueueRequest.FromString(data)
         client_id(call)
-        topic_name(request.topic, call)
+        topic = topic_name(request.topic, call)
         group = group_name(request.group, call)
         attempts = f"given up by the consumer after attempt {request.delivery_attempt} of {request.max_delivery_attempts}"
-        await self._messaging.forward(group, request.receipt_handle, attempts)
+        await self._messaging.forward(group, request.receipt_handle, attempts, topic)
         return service.ForwardMessageToDeadLetterQueueResponse(status=OK).SerializeToString()
 
     async def end_transaction(self, data: bytes, call: Call) -> bytes:

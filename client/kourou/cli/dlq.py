@@ -59,6 +59,8 @@ def redrive(
     output: Output = "table",
 ) -> None:
     """Send dead letters back to the topics they came from; only this group gets them."""
+    if sql and filter_ is None:
+        raise CommandFailed("--sql says of what kind --filter is; there is no --filter", status=USAGE)
     done = ask(
         server,
         lambda client: client.redrive(
@@ -84,6 +86,8 @@ def purge(
     output: Output = "table",
 ) -> None:
     """Throw dead letters away. Says what: --id, --filter or --all."""
+    if sql and filter_ is None:
+        raise CommandFailed("--sql says of what kind --filter is; there is no --filter", status=USAGE)
     if (not id_) + (filter_ is None) + (not everything) != 2:
         raise CommandFailed("say what to throw away: --id, --filter or --all", status=USAGE)
     done = ask(

@@ -183,6 +183,9 @@ def broker(
     min_isr: Annotated[int | None, _number("min_isr", "Members in sync, at least, for --ack all.")] = None,
     lag_max_s: Annotated[float | None, _number("lag_max_s", "A slave that is late for so long is not in sync.")] = None,
     learner: Annotated[bool | None, Parameter(help="Follow without ever counting as in sync.")] = None,
+    accept_loss: Annotated[
+        bool | None, Parameter(help="Lead although the end of the log may be lost and no slave has it (default: off).")
+    ] = None,
     nameserver: Annotated[
         str | None, Parameter(help="HOST:PORT[,…]: gRPC addresses of all nameservers (port if none: 9877).")
     ] = None,
@@ -191,7 +194,7 @@ def broker(
 ) -> int:
     """Run a broker that registers with nameservers. Stops cleanly on SIGTERM or Ctrl-C."""
     flags = {**_given(node), "broker_id": broker_id, "nameservers": nameserver, "master": master, "ack": ack}
-    flags |= {"min_isr": min_isr, "lag_max_s": lag_max_s, "learner": learner}
+    flags |= {"min_isr": min_isr, "lag_max_s": lag_max_s, "learner": learner, "accept_loss": accept_loss}
     if election is not None:
         flags |= {field.name: getattr(election, field.name) for field in fields(election)}
     options, settings = load(

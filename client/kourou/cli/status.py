@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kourou.cli import members
 from kourou.cli.asking import Output, Server, ask
 from kourou.cli.failures import FAILED
 from kourou.cli.output import note, print_facts, print_json, print_table
@@ -16,22 +17,26 @@ if TYPE_CHECKING:
 def status(*, server: Server = None, output: Output = "table") -> int:
     """Show the brokers and how they do. Exit status 1 if one does not answer, has a full disk or a damaged log."""
 
-    async def work(client: Client) -> tuple[dict[str, Any], dict[str, Any]]:
-        return await client.cluster(), await client.status()
+    async def work(client: Client) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+        cluster = await client.cluster()
+        return cluster, await client.status(), await members.ask_members(cluster)
 
-    cluster, facts = ask(server, work)
+    cluster, facts, found = ask(server, work)
     troubles = [trouble for name, fact in facts.items() for trouble in _troubles(name, fact)]
     troubles += [f"broker {b['broker']} has no master" for b in _masterless(cluster)]
+    troubles += members.troubles(found)
     if not cluster["brokers"]:
         troubles.append("no broker is registered")
     if output == "json":
-        print_json({"cluster": cluster, "brokers": facts, "troubles": troubles})
+        print_json({"cluster": cluster, "brokers": facts, "members": found, "troubles": troubles})
     else:
         print_facts((("cluster", cluster["cluster"]), ("automatic creation", bool(cluster["auto_create"]))))
         print_table(
             ("BROKER", "ID", "ADDRESS", "ROLE", "EPOCH", "HEARD", "LOG", "DISK", "TOPICS", "GROUPS", "IN", "OUT", "VERSION"),
             [_row(broker, facts.get(broker["broker"], {})) for broker in cluster["brokers"]],
         )
+        if found:
+            print_table(members.HEADER, members.rows(found))
         for trouble in troubles:
             note(f"trouble: {trouble}")
     return FAILED if troubles else 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kourou.client.damage import Damage
 from kourou.client.delivered import DeliveredFrame, ReceivedMessage, messages_of
+from kourou.client.handover import Witness
 from kourou.client.reading import Gap, read_delivery
 from kourou.client.subscription import Position
 from kourou.core.errors import NotSupported
@@ -74,6 +75,9 @@ class Batch:
                 report.found(self._damage(piece))
                 self._reported = piece.next_offset
         self._frames = frames
+        if frames:
+            last = frames[-1]
+            self.position.seen = Witness(last.prefix.queue_offset, last.end, last.prefix.epoch, last.prefix.log_offset)
         return rest
 
     def _damage(self, gap: Gap) -> Damage:

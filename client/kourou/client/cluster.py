@@ -276,6 +276,19 @@ class Cluster:
         self._brokers[broker] = connection
         return connection
 
+    async def replica(self, broker: str, topic: str, turn: int) -> Connection:
+        """A connection to a slave of a broker group that holds a topic; whoever asks closes it. Raises NotConnected."""
+        known = self.routes.get(topic)
+        place = next((b for b in known.brokers if b.broker == broker), None) if known is not None else None
+        if place is None or not place.replicas:
+            raise NotConnected(f"broker {broker} has no slave that is known")
+        _, endpoint = place.replicas[turn % len(place.replicas)]
+        connection = await self._connect(endpoint, {})
+        if (name := connection.hello.get("server", {}).get("name")) != broker:
+            connection.close()
+            raise NotConnected(f"{endpoint} is broker {name}, not {broker}")
+        return connection
+
     async def _connect(self, endpoint: Endpoint, handlers: dict[int, Pushed]) -> Connection:
         if self.closed:
             raise NotConnected("the client is closed")

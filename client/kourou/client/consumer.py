@@ -75,7 +75,6 @@ class Consumer:
         if route.type is TopicType.LITE:
             self._opened = False
             raise TopicTypeMismatch(f"topic {self.topic} has type lite: read it with shared_consumer(…, lite=[…])")
-        self._cluster.on_change(self._route_changed)
         failures: list[KourouError] = []
         try:
             for broker in route.brokers:
@@ -92,6 +91,8 @@ class Consumer:
             raise
         for subscription in self._subscriptions.values():
             subscription.keep()
+        self._cluster.on_change(self._route_changed)  # not before: two subscriptions at a broker would expel each other
+        self._route_changed()
         if self.options.auto_commit:
             self._committer = self._cluster.spawn(self._commit_periodically())
 
@@ -186,7 +187,7 @@ class Consumer:
     def _credit(self, batch: Batch) -> None:
         if not batch.credited:
             batch.credited = True
-            batch.position.subscription.took(len(batch.data))
+            batch.position.took(len(batch.data))
 
     def walk(self, batch: Batch) -> Iterator[ReceivedMessage]:
         """The messages of a batch that was taken; each is finished when the next one is asked for."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from kourou.client.arguments import check_whole
 from kourou.client.cluster import Cluster
-from kourou.core.errors import KourouError, MessageNotFound, NotConnected, NotHere, TopicNotFound
+from kourou.core.errors import BadRequest, KourouError, MessageNotFound, NotConnected, NotHere, TopicNotFound
 from kourou.core.names import check_group, check_topic
 from kourou.core.wire import Code
 
@@ -116,7 +117,11 @@ class Operations:
         self, code: int, name: str, group: str, ids: Iterable[str] | None, limit: int | None, value: dict[str, Any]
     ) -> int:
         done = 0
+        if isinstance(ids, str):
+            raise BadRequest("ids must be several message ids, not one string")
         wanted = list(ids) if ids is not None else None
+        if limit is not None:
+            check_whole("limit", limit, least=1, most=1 << 62)
         for broker in await self._brokers():
             while limit is None or done < limit:
                 portion = A_REQUEST if limit is None else min(A_REQUEST, limit - done)

@@ -6,7 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from kourou.client.cluster import Cluster, is_retryable
+from kourou.client.handover import Handover, Witness
 from kourou.client.router import Router
+from kourou.client.slavereading import SlaveReading
 from kourou.core import wire
 from kourou.core.backoff import Backoff
 from kourou.core.errors import KourouError, NotConnected, OutcomeUnknown, from_code
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 Generation = tuple[int, int]
 
 COMMITS_PER_REQUEST = 5_000  # the broker takes 10,000
+NO_SESSION = -1  # of a position that is read at a slave
 
 
 class Position:
@@ -32,8 +35,11 @@ class Position:
         "handed",
         "next",
         "queue",
+        "reading",
         "releasing",
+        "seen",
         "session",
+        "skip",
         "subscription",
     )
 
@@ -46,11 +52,21 @@ class Position:
         self.done = offset  # next offset to commit
         self.handed = offset  # behind the last message that a loop has handed out
         self.committed = offset
+        self.skip = 0  # what is delivered below was finished before
+        self.seen: Witness | None = None  # the last frame that was handed out
+        self.reading: SlaveReading | None = None  # that it is fed by; None: its master
         self.gone = False
         self.releasing: Release | None = None  # the broker's request to let go, not answered yet
 
     def finished(self, next_offset: int) -> None:
         self.done = max(self.done, next_offset)
+
+    def took(self, size: int) -> None:
+        """Bytes have left the inbox."""
+        if self.reading is None:
+            self.subscription.took(size)
+        else:
+            self.reading.took(size)
 
 
 class Release:
@@ -68,6 +84,9 @@ class Subscription:
     def __init__(self, cluster: Cluster, consumer: Consumer, broker: str) -> None:
         self.broker = broker
         self.positions: dict[int, Position] = {}
+        self.paused: set[int] = set()
+        self._handover = Handover()
+        self._reading: SlaveReading | None = None  # at a slave, while there is no master
         self._cluster = cluster
         self._consumer = consumer
         self._connection: Connection | None = None
@@ -82,6 +101,7 @@ class Subscription:
     async def open(self) -> None:
         """Subscribe on the broker's connection. Raises what it answers."""
         connection = await self._cluster.broker(self.broker)
+        await self._prove(connection)
         router = Router.of(connection)
         pending = router.expect(self)
         try:
@@ -93,6 +113,8 @@ class Subscription:
         self._number = int(answer["subscription"])
         if connection.closed:
             raise NotConnected(f"the connection to broker {self.broker} ended: {connection.reason}")
+        self._leave_slave()
+        self._handover.subscribed(now=self._now())
         self._connection = connection
         self._taken = 0
         self._ended.clear()
@@ -112,8 +134,10 @@ class Subscription:
                     await self.open()
                 except KourouError as failure:
                     if not (is_retryable(failure) or isinstance(failure, NotConnected)) and failure.code < 200:
+                        self._leave_slave()
                         self._consumer.failed(failure)
                         return
+                    self._read_at_slave()
                     await self._cluster.forget(self._consumer.topic)
                     await asyncio.sleep(backoff.next_ms() / 1000)
                     continue
@@ -123,8 +147,43 @@ class Subscription:
     def _lost(self, connection: Connection) -> None:
         if self._connection is connection:
             self._connection = None
+            self._handover.hold(self.positions.values(), now=self._now())
             self._drop_all()
             self._ended.set()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    # ---- while there is no master
+
+    async def _prove(self, connection: Connection) -> None:
+        """How much of what was finished can be handed to this master?"""
+        current = ((p.queue, p.seen) for p in self.positions.values())
+        seen = {held.queue: held.seen for held in self._handover} | dict(current)
+        wanted = [(queue, witness) for queue, witness in seen.items() if witness is not None]
+        await self._handover.prove(connection, self._consumer.topic, wanted, timeout_s=self._cluster.timeout_s)
+
+    def _read_at_slave(self) -> None:
+        """Go on at a slave with the queues that were assigned; what is finished is held."""
+        if self._reading is not None or not self._handover:
+            return
+        options = self._consumer.options
+        self._reading = SlaveReading(self._cluster, self, topic=self._consumer.topic, credit=options.credit)
+        for held in self._handover:
+            position = self.positions[held.queue] = Position(self, held.queue, held.generation, NO_SESSION, held.done)
+            position.committed, position.seen, position.reading = held.committed, held.seen, self._reading
+
+    def _leave_slave(self) -> None:
+        if self._reading is not None:
+            self._reading.stop()
+            self._reading = None
+            self._handover.hold(self.positions.values(), now=self._now())
+            self._drop_all()
+
+    def arrived(self, position: Position, data: memoryview, next_offset: int) -> None:
+        """A slave has answered."""
+        start, position.next = position.next, next_offset
+        self._consumer.delivered(position, data, start, next_offset)
 
     def _drop_all(self) -> None:
         for position in list(self.positions.values()):
@@ -140,6 +199,7 @@ class Subscription:
         self._closed = True
         if self._keeper is not None:
             self._keeper.cancel()
+        self._leave_slave()
         connection = self._connection
         if connection is not None and not connection.closed:
             try:
@@ -159,8 +219,10 @@ class Subscription:
             old = self.positions.get(entry["queue"])
             if old is not None:
                 self._drop(old)
-            generation = (entry["epoch"], entry["n"])
-            self.positions[entry["queue"]] = Position(self, entry["queue"], generation, entry["session"], entry["offset"])
+            queue, generation, offset = entry["queue"], (entry["epoch"], entry["n"]), entry["offset"]
+            position = self.positions[queue] = Position(self, queue, generation, entry["session"], offset)
+            position.done = position.skip = self._handover.take(queue, offset, now=self._now())
+            self.paused.discard(queue)
 
     def revoked(self, message: WireMessage, value: dict[str, Any]) -> None:
         error = value.get("error")
@@ -230,8 +292,10 @@ class Subscription:
         ):
             self.took(size)
             return
-        start, position.next = position.next, next_offset
-        if size:
+        start, position.next = max(position.next, position.skip), next_offset
+        if next_offset <= position.skip:
+            self.took(size)
+        elif size:
             self._consumer.delivered(position, message.body, start, next_offset)
         elif position.done == start:
             position.done = next_offset  # the filter left all of it out
@@ -299,6 +363,8 @@ class Subscription:
         connection = self._need()
         value = {"subscription": self._number, "queues": queues, "paused": paused}
         await connection.ask_json(Code.PAUSE, value, timeout_s=self._cluster.timeout_s)
+        some = self.positions if queues is None else queues
+        self.paused = self.paused.union(some) if paused else self.paused.difference(some)
 
     def _need(self) -> Connection:
         if self._connection is None:

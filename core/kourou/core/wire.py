@@ -94,6 +94,7 @@ class Code(IntEnum):
     REPLICA_ACK = 103  # one-way to the master
     REPLICA_PING = 104  # (J) one-way, both
     REPLICA_FILE = 105  # (J) request; the answer's body is a piece of a file
+    REPLICA_TAIL = 106  # (J) from a master that lost the end of its log, to a slave; the answer's body is frames
 
 
 class Flag(IntEnum):
@@ -122,7 +123,7 @@ DELIVER_HEAD: Final = Struct(
 CREDIT_HEAD: Final = Struct(">II")  # subscription, bytes granted
 COMMIT_REQUEST: Final = Struct(">II")  # subscription, entries. Body: entries
 COMMIT_ENTRY: Final = Struct(">IIIQ")  # queue id, generation (epoch, n), next queue offset to read
-REPLICA_BATCH_HEAD: Final = Struct(">QIIQQ")  # session, epoch, crc32 of the body, log offset, confirm offset. Body: frames
+REPLICA_BATCH_HEAD: Final = Struct(">QIIQQ")  # session, epoch, crc32 of the head, log offset, confirm offset. Body: frames
 REPLICA_ACK_HEAD: Final = Struct(">QIIQQ")  # session, epoch, zero, appended, flushed
 assert PRODUCE_RESULT.size == 32
 assert DELIVER_HEAD.size == 28

@@ -14,7 +14,7 @@ What must hold, in each group:
     everything sent is settled in the end, but for what was rolled back, which nobody ever gets
     nothing comes after its ack
     first deliveries of a lane (message group) come in the order of its numbers
-    no delayed message comes early; nothing comes that nobody sent
+    no delayed message comes early; nothing comes that nobody sent; nothing comes again and again without end
 
 A send that overlaps an outage may have been repeated by its client, unseen by us: such a message may come twice.
 """
@@ -32,6 +32,7 @@ from typing import Any
 Fact = dict[str, Any]
 DELIVERED = ("c", "u")  # fates: committed (or no transaction), left to a check-back; "r": rolled back
 EARLY_NS = 50_000_000
+OFTEN = 100  # deliveries of one message to a group: whoever gets it more often goes round in circles
 
 
 def kind_of(body: str) -> str:
@@ -110,6 +111,8 @@ class History:
                 continue
             if fate_of(body) == "r":
                 found.append(f"rolled back, and yet delivered: {body} to {group}")
+            if len(deliveries) > OFTEN:
+                found.append(f"too often: {body} came to {group} {len(deliveries)} times")
             first = min(fact["at"] for fact in deliveries)
             acked = self.acked.get((group, body))
             late = [fact for fact in deliveries if acked is not None and fact["at"] > acked]

@@ -134,3 +134,23 @@ async def test_a_broker_that_is_away() -> None:
     proxy.brokers.away = {"a", "b"}
     with pytest.raises(KourouError, match="away"):
         await proxy.receive()
+
+
+async def test_a_message_is_asked_for_by_one_of_those_who_wait() -> None:
+    """However many: each asks when it comes, then a message makes an ask or two."""
+    proxy = Proxy()
+    waiting = [asyncio.ensure_future(proxy.receive(wait_ms=30_000, client=f"c{number}")) for number in range(200)]
+    assert {await proxy.brokers.watched.get(), await proxy.brokers.watched.get()} == {"a", "b"}
+    assert len(proxy.brokers.asked) == 400
+    for number in range(10):
+        proxy.brokers.put("b", b"%d" % number)
+        async with asyncio.timeout(10):
+            done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            assert [await each for each in done] == [[b"%d" % number]]
+            waiting = list(rest)
+            while await proxy.brokers.watched.get() != "b":
+                pass
+    assert len(proxy.brokers.asked) <= 400 + 2 * 10
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)

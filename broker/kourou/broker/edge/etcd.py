@@ -111,10 +111,10 @@ class Etcd:
             values = tuple(_only(key, response.response_range.kvs) for key, response in found)
         return Outcome(answer.succeeded, answer.header.revision, values)
 
-    async def read(self, prefix: str) -> Picture:
+    async def read(self, prefix: str, *, tries: int = READ_TRIES) -> Picture:
         key, end = _range(prefix)
         request = etcd_pb2.RangeRequest(key=key, range_end=end, limit=KEYS_MAX)
-        answer = await self._repeated(lambda: self._call(etcd_pb2_grpc.KVStub, "Range", request))
+        answer = await self._repeated(lambda: self._call(etcd_pb2_grpc.KVStub, "Range", request), tries)
         return Picture(answer.header.revision, tuple(_value(kv) for kv in answer.kvs))
 
     async def watch(self, prefix: str, *, revision: int) -> AsyncIterator[tuple[Value, ...]]:
@@ -180,14 +180,14 @@ class Etcd:
 
     # ---- calls
 
-    async def _repeated(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        tries = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(max(READ_TRIES, len(self._channels))),
+    async def _repeated(self, call: Callable[[], Awaitable[Any]], tries: int = READ_TRIES) -> Any:
+        attempts = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(tries),
             wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.2),
             retry=tenacity.retry_if_exception_type(NotConnected),
             reraise=True,
         )
-        async for attempt in tries:
+        async for attempt in attempts:
             with attempt:
                 return await call()
         raise AssertionError("the last attempt raises")

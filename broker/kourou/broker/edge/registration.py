@@ -93,8 +93,12 @@ class Registrar:
         backoff = Backoff(random.Random(), first_ms=100)
         async with grpc.aio.insecure_channel(str(endpoint), options=OPTIONS) as channel:
             stub: Any = nameserver_pb2_grpc.NameserverStub(channel)
+            task = asyncio.current_task()
+            assert task is not None
             while True:
                 reason = await self._register(endpoint, stub.Register(), backoff)
+                if task.cancelling():  # grpcio raises the stream's end instead, when that comes at the same time
+                    return
                 if self._versions[endpoint] or backoff.attempts == 0:
                     self._log.warning("nameserver_lost", nameserver=str(endpoint), reason=reason)
                 self._versions[endpoint] = 0

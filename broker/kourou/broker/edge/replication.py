@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Any
 
 from kourou.broker.services.replication.master import MasterReplication
 from kourou.broker.services.replication.messages import ack_of, answer_to_json, hello_of, ping_of, ready_of
@@ -62,18 +63,50 @@ class ReplicaHandlers:
 
     async def file(self, peer: Peer, message: WireMessage) -> None:
         value = wire.decode_json(message.body, what="REPLICA_FILE")
-        name = fields.text(value, "name", characters_max=100)
-        offset = fields.number(value, "offset")
-        size = fields.number(value, "size", low=1, high=PIECE_BYTES_MAX)
         if not self._replication.may_read(peer, fields.number(value, "session", high=(1 << 64) - 1)):
             raise ReplicaRefused("files are for slaves with a session")
-        if not name.startswith(FETCHED) or name.count("/") != 1 or ".." in name or "\0" in name:
-            raise IllegalName(f"there is no file {name!r} for slaves")
-        try:
-            data = await asyncio.get_running_loop().run_in_executor(self._executor, self._read_file, name, offset, size)
-        except FileNotFoundError:
-            raise MessageNotFound(f"{name} is gone") from None
+        peer.reply(message, parts=(await _piece(value, FETCHED, self._read_file, self._executor),))
+
+
+class TailHandlers:
+    """What a slave lends to its own master that lost the end of its log."""
+
+    def __init__(
+        self,
+        read_tail: Callable[[dict[str, Any]], bytes],
+        read_file: Callable[[str, int, int], bytes],
+        *,
+        executor: Executor,
+    ) -> None:
+        self._read_tail = read_tail
+        self._read_file = read_file
+        self._executor = executor
+
+    def table(self) -> dict[int, Handler]:
+        return {Code.REPLICA_TAIL: self.tail, Code.REPLICA_FILE: self.file}
+
+    async def tail(self, peer: Peer, message: WireMessage) -> None:
+        value = wire.decode_json(message.body, what="REPLICA_TAIL", bytes_max=WIRE_BYTES_MAX)
+        data = await asyncio.get_running_loop().run_in_executor(self._executor, self._read_tail, value)
         peer.reply(message, parts=(data,))
+
+    async def file(self, peer: Peer, message: WireMessage) -> None:
+        value = wire.decode_json(message.body, what="REPLICA_FILE")
+        peer.reply(message, parts=(await _piece(value, ("timers/",), self._read_file, self._executor),))
+
+
+async def _piece(
+    value: dict[str, Any], folders: tuple[str, ...], read_file: Callable[[str, int, int], bytes], executor: Executor
+) -> bytes:
+    name = fields.text(value, "name", characters_max=100)
+    offset = fields.number(value, "offset")
+    size = fields.number(value, "size", low=1, high=PIECE_BYTES_MAX)
+    if not name.startswith(folders) or name.count("/") != 1 or ".." in name or "\0" in name:
+        raise IllegalName(f"there is no file {name!r} for slaves")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, read_file, name, offset, size)
+    except FileNotFoundError:
+        raise MessageNotFound(f"{name} is gone") from None
 
 
 async def dial(

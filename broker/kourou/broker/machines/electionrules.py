@@ -96,6 +96,8 @@ def is_free(state: GroupState, lease: Lease | None, replica: int) -> str | None:
     """Why nobody leads, as far as etcd shows: said by the master itself, or known to the replica, not guessed by time."""
     if lease is None:
         return "nobody has led yet" if state.master is None else None
+    if lease.epoch != state.epoch:
+        return None
     if lease.released:
         return "the master has released it"
     if lease.replica == replica:

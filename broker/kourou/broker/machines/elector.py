@@ -38,14 +38,16 @@ from kourou.broker.machines.election import (
     Transact,
     Wait,
 )
-from kourou.broker.machines.electionrules import Right, changed, founded, is_free, right_of, taken_over, without
-from kourou.broker.machines.electionstate import GroupState, Keys, Lease, Replica
+from kourou.broker.machines.electionrules import Right, changed, taken_over
+from kourou.broker.machines.electionstate import GroupState, Keys, Lease
+from kourou.broker.machines.electorchance import Chance, chance
+from kourou.broker.machines.electorregistration import registration
 from kourou.broker.machines.electorterm import SILENT_MS, Term
 from kourou.broker.machines.electorview import ElectorView
 
 RETRY_MS = 200
+QUIET_MS = 300  # after a renewal should have been seen: is etcd there?
 REFRESH_MS = 5_000  # all keys are read again: a watch may have missed something
-UNCLEAN_AFTER = 10  # times D
 
 
 class Phase(Enum):
@@ -128,15 +130,18 @@ class Elector:
             return None if busy or term.renewing is not None else self._retry_ms
         if self.phase in (Phase.REGISTERING, Phase.TAKING):
             return None if busy else self._retry_ms
-        if self.phase is Phase.LOOKING:
-            return None if self._look is not None else self._retry_ms
-        return self._look_at(now_ms) if self.phase is Phase.FOLLOWER and self._look is None else None
+        looks = self.phase in (Phase.LOOKING, Phase.FOLLOWER) and self._look is None
+        return self._look_at(now_ms) if looks else None
 
     def _look_at(self, now_ms: int) -> int:
-        """When a follower reads all keys: before it takes over, and now and then."""
+        """When all keys are read: at first; before a take-over, when nothing is heard, and now and then."""
+        if self.phase is Phase.LOOKING:
+            return self._retry_ms
         due = self._due(now_ms)
         at_ms = self._looked_ms + REFRESH_MS
-        return max(self._retry_ms, at_ms if due is None else min(at_ms, due[0]))
+        if self.view.lease is not None and not self.view.lease.released:  # renewals should be seen
+            at_ms = min(at_ms, max(self.contact_ms, self._looked_ms) + self.options.renew_ms + QUIET_MS)
+        return max(self._retry_ms, at_ms if due is None else min(at_ms, due.at_ms))
 
     # ---- facts: etcd
 
@@ -192,7 +197,7 @@ class Elector:
             state is None
             or log.epoch > state.epoch
             or due is None
-            or due[0] > now_ms
+            or due.at_ms > now_ms
             or (self._mod_state(), self._mod_lease()) != self._basis
         ):
             self._back(now_ms, "others were faster")
@@ -277,64 +282,30 @@ class Elector:
         elif self.phase is Phase.RELEASING and term is not None:
             if self._txn is None and term.renewing is None and now_ms >= self._retry_ms:
                 self._try_release(term, now_ms)
-        elif self.phase is Phase.LOOKING:
-            if self._look is None and now_ms >= self._retry_ms:
-                self._begin_look()
-        elif self.phase is Phase.REGISTERING:
-            if self._txn is None and now_ms >= self._retry_ms:
-                self._register(now_ms)
-        elif self.phase is Phase.TAKING:
-            if self._txn is None and now_ms >= self._retry_ms:
+        elif self.phase in (Phase.REGISTERING, Phase.TAKING) and self._txn is None and now_ms >= self._retry_ms:
+            if self.phase is Phase.TAKING:
                 self._take(now_ms)
-        elif self.phase is Phase.FOLLOWER:
-            if self._look is None and now_ms >= self._look_at(now_ms):
-                self._begin_look()  # is it still so? An answer also says that etcd is there
+            else:
+                self._register(now_ms)
+        elif self.phase in (Phase.LOOKING, Phase.FOLLOWER) and self._look is None and now_ms >= self._look_at(now_ms):
+            self._begin_look()  # is it still so? An answer also says that etcd is there
 
     # ---- registration
 
     def _register(self, now_ms: int) -> None:
-        """Tell the group of this process. What it can't have kept it must not be counted for."""
+        """Tell the group of this process."""
         self.phase = Phase.REGISTERING
-        view, me, keys = self.view, self.me, self._keys
-        reason = view.unreadable()
-        if reason is not None:
-            self._look_again(now_ms, reason)
+        keys, me = self._keys, self.me
+        found = registration(me, self.view, self.options, may_found=self._may_found)
+        if isinstance(found, str):
+            self._look_again(now_ms, found)
             return
-        state, old = view.state, view.replicas.get(me.replica)
-        record = Put(keys.replica(me.replica), Replica(me.storage, me.nonce, me.address).encode())
-        self._doubted = self._doubt(state)
-        new: GroupState | None = None
-        if self._doubted is not None:
-            pass  # the picture may be old: only when this is committed it is so
-        elif state is None:
-            if not self._may_found or self.options.learner:
-                self._look_again(now_ms, "the group is not in etcd yet; another member has to create it")
-                return
-            new = founded(me.replica, epoch=me.log.epoch, min_isr=self.options.min_isr, nonce=me.nonce)
-        else:
-            same = old is not None and old.storage == me.storage and (old.nonce in me.known or old.nonce == me.nonce)
-            if not same or me.cold:
-                left = (me.log.epoch, me.log.end) if same else None
-                new = without(state, me.replica, cold=left, nonce=me.nonce)
-                if (new.sss, new.elr, new.cold) == (state.sss, state.elr, state.cold):
-                    new = None
-        writes = (record,) if new is None else (record, Put(keys.state, new.encode()))
-        self._transact_state(Txn(self._compare(keys.state, keys.replica(me.replica)), writes, self._all()), new)
-
-    def _doubt(self, state: GroupState | None) -> str | None:
-        """Does etcd know less than this log?"""
-        me = self.me
-        if state is not None:
-            known = (
-                f"this log is of epoch {me.log.epoch}; etcd knows of {state.epoch}: its data is older, or of another group"
-            )
-            return known if me.log.epoch > state.epoch else None
-        if me.log.end > 0 and not self.options.found:
-            return (
-                f"etcd knows no broker group {self._keys.group}, but this log is not empty: etcd's data was lost, or this is "
-                f"the group's first start with failover. If so, start the member that has most with --failover-init, once"
-            )
-        return None
+        self._doubted = found.doubt
+        writes: tuple[Put | Delete, ...] = (Put(keys.replica(me.replica), found.record.encode()),)
+        if found.state is not None:
+            writes = (*writes, Put(keys.state, found.state.encode()))
+        compare = self._compare(keys.state, keys.replica(me.replica))
+        self._transact_state(Txn(compare, writes, self._all()), found.state)
 
     def _registered(self, now_ms: int) -> None:
         self._incarnation = self.view.mod(self._keys.replica(self.me.replica))
@@ -349,37 +320,20 @@ class Elector:
 
     # ---- candidate
 
-    def _due(self, now_ms: int) -> tuple[int, Right, str] | None:
+    def _due(self, now_ms: int) -> Chance | None:
         """When this replica may take over, by what right and on which evidence; None when it may not at all."""
-        view, options = self.view, self.options
-        state, lease = view.state, view.lease
-        if self.phase not in (Phase.FOLLOWER, Phase.STOPPING) or state is None or view.unreadable() is not None:
+        if self.phase not in (Phase.FOLLOWER, Phase.STOPPING) or self._barred is not None:
             return None
-        if self._barred is not None or options.learner:
-            return None
-        right = right_of(self.me.replica, state, live=view.live(now_ms), op=view.op, unclean=options.unclean)
-        if right is None:
-            return None
-        wait_ms = right.rank * options.rank_ms
-        free = is_free(state, lease, self.me.replica)
-        if free is not None:
-            to = lease.to if lease is not None and lease.released else None
-            at_ms = view.lease_seen_ms + wait_ms + (options.successor_ms if to not in (None, self.me.replica) else 0)
-            return at_ms, right, free  # nobody leads: pledges don't matter
-        at_ms, why = view.lease_seen_ms + options.lease_ms + wait_ms, f"the lease was not renewed for {options.lease_ms} ms"
-        if right.lossy and options.unclean:
-            at_ms = view.lease_seen_ms + UNCLEAN_AFTER * options.lease_ms + wait_ms
-        elif options.refusals and options.ack_all and not right.lossy and self._gone == state.epoch:
-            at_ms, why = min(at_ms, self._gone_ms + wait_ms), "the master's process has ended"
-        return max(at_ms, self._pledged_ms), right, why
+        gone_ms = self._gone_ms if self.view.state is not None and self._gone == self.view.state.epoch else None
+        return chance(self.me.replica, self.view, self.options, gone_ms=gone_ms, pledged_ms=self._pledged_ms, now_ms=now_ms)
 
     def _campaign(self, now_ms: int) -> None:
         """A fresh picture is there: if it is still time, stop following, then take over."""
         due = self._due(now_ms)
-        if due is None or due[0] > now_ms or self._txn is not None:
+        if due is None or due.at_ms > now_ms or self._txn is not None:
             return
-        _, self._right, why = due
-        self._reason = f"{why}; {self._right.reason}"
+        self._right = due.right
+        self._reason = f"{due.evidence}; {due.right.reason}"
         self._basis = (self._mod_state(), self._mod_lease())
         self._sent, self._tries = None, {}
         self.phase = Phase.STOPPING
@@ -556,6 +510,9 @@ class Elector:
             self._try_release(term, now_ms)
 
     def _try_release(self, term: Term, now_ms: int) -> None:
+        if not self._is_held(term):
+            self._released("somebody else has it", now_ms)
+            return
         if now_ms >= term.lease_deadline_ms:
             self._released("it is over by itself", now_ms)
             return
@@ -565,6 +522,13 @@ class Elector:
         if self.view.op is not None and self.view.op.kind == "switchover":
             writes = (*writes, Delete(keys.op))
         self._transact_state(Txn(self._compare(keys.state, keys.lease), writes, self._all()), None)
+
+    def _is_held(self, term: Term) -> bool:
+        """Is the lease in etcd this term's, and not released?"""
+        state, lease = self.view.state, self.view.lease
+        current = state is not None and state.epoch == term.epoch
+        mine = lease is not None and (lease.epoch, lease.nonce, lease.released) == (term.epoch, self.me.nonce, False)
+        return current and mine
 
     def _released(self, how: str, now_ms: int) -> None:
         self.phase, self.term = Phase.FOLLOWER, None
@@ -603,12 +567,7 @@ class Elector:
             self._back(now_ms, "others were faster")
             self._adopted(now_ms)
         elif self.phase is Phase.RELEASING and self.term is not None:
-            if (
-                lease is None
-                or lease.nonce != self.me.nonce
-                or lease.released
-                or (state is not None and state.epoch > self.term.epoch)
-            ):
+            if not self._is_held(self.term):
                 self._released("etcd has it", now_ms)
             else:
                 self._try_release(self.term, now_ms)

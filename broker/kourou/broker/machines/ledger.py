@@ -9,6 +9,9 @@ handle names. When the lease is over the message is *ripe*: it may be handed out
 handles go stale. Nothing moves by itself: ``ripen`` looks at the time it is given. A hundred thousand leases may be over
 at one moment (their consumer has died): no call looks at more than a thousand, what is left comes with the next ones.
 
+There may be a million leases, so they are kept as numbers: a lease is one integer (due time, serial, attempts), and so is
+an entry of the heap that says which is over first. The garbage collector does not walk integers, nor dicts of them.
+
 Order (FIFO topics): message groups are known by their hash. A group with an open message is blocked; only its lowest open
 message may be delivered again, and its later ones wait in ``parked``. One receive may take several of a group in a row:
 the group stays blocked until all of them are settled. Two groups with one hash block each other, which is harmless.
@@ -18,14 +21,19 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from itertools import repeat
+from operator import lshift, or_, rshift
 from typing import NamedTuple
 
 PARKED_MAX = 10_000  # look-ahead beyond blocked message groups, for each queue
 OPEN_MAX = 100_000  # unacknowledged messages of a queue; no new ones are handed out beyond
 A_LOOK = 1_000  # leases that one call looks at
 EXHAUSTED_A_LOOK = 512
+_DUE = 64  # bits below the due time of a lease and of an entry of the heap
+_LOW, _SERIAL = (1 << _DUE) - 1, 32
+_U32 = 0xFFFFFFFF
 
 
 class Lease(NamedTuple):
@@ -33,6 +41,16 @@ class Lease(NamedTuple):
     due_ms: int  # when it may be handed out again
     serial: int
     group: int  # hash of its message group; 0 where order does not matter
+
+
+class Captured(NamedTuple):
+    """What a snapshot holds of a ledger. Its tables do not change any more."""
+
+    next: int
+    serial: int
+    open: dict[int, int]
+    groups: dict[int, int]
+    parked: dict[int, int]
 
 
 class Candidate(NamedTuple):
@@ -45,16 +63,17 @@ class Candidate(NamedTuple):
 
 class QueueLedger:
     __slots__ = (
-        "_by_group", "_captured", "_heap", "_max_attempts", "_parked_by_group", "_ripe_heap", "_ripened", "_spent",
-        "_spent_heap", "dying", "free", "next", "open", "parked", "ripe", "serial",
+        "_by_group", "_captured", "_groups", "_heap", "_max_attempts", "_parked_by_group", "_ripe_heap", "_ripened",
+        "_spent", "_spent_heap", "dying", "free", "next", "open", "parked", "ripe", "serial",
     )  # fmt: skip
 
     def __init__(self, next_offset: int) -> None:
         self.next = next_offset
         self.serial = 0
-        self.open: dict[int, Lease] = {}
+        self.open: dict[int, int] = {}  # offset -> due time, serial and attempts of its lease; ``lease`` takes them apart
+        self._groups: dict[int, int] = {}  # message groups of what is open, where there are any
         self.parked: dict[int, int] = {}  # offset -> group, offsets rising
-        self._captured = False  # ``open`` and ``parked`` are held by a snapshot: copy them before the next change
+        self._captured = False  # these tables are held by a snapshot: copy them before the next change
         # derived
         self.ripe: set[int] = set()  # open, and their lease is over
         self._ripe_heap: list[int] = []  # all of them that are not known to be spent, and some that are ripe no longer
@@ -64,7 +83,7 @@ class QueueLedger:
         self._spent_heap: list[int] = []  # all of them that are not dying, and some that are spent no longer
         self.dying: set[int] = set()  # ripe, and on their way to the dead letters
         self.free: dict[int, None] = {}  # groups with parked messages and nothing open
-        self._heap: list[tuple[int, int, int]] = []  # (due, offset, serial) of leases; what is out of date is skipped
+        self._heap: list[int] = []  # due time and offset of leases; what is out of date is skipped
         self._by_group: dict[int, list[int]] = {}  # open offsets of each group, sorted
         self._parked_by_group: dict[int, deque[int]] = {}
 
@@ -84,26 +103,27 @@ class QueueLedger:
         """No lease will be over before, and most often one will be then."""
         heap = self._heap
         for _ in range(A_LOOK):
-            if not heap or self._holds(*heap[0]):
+            if not heap or self._holds(heap[0]):
                 break
             heappop(heap)
-        return heap[0][0] if heap else None
+        return heap[0] >> _DUE if heap else None
 
-    def _holds(self, due_ms: int, offset: int, serial: int) -> bool:
-        lease = self.open.get(offset)
-        return lease is not None and lease.serial == serial and lease.due_ms == due_ms
+    def _holds(self, entry: int) -> bool:
+        lease = self.open.get(entry & _LOW)
+        return lease is not None and lease >> _DUE == entry >> _DUE
 
     def ripen(self, now_ms: int) -> bool:
         """Note which leases are over, the earliest first; whether there is any ripe message."""
         heap, ripe = self._heap, self.ripe
         for _ in range(A_LOOK):
-            if not heap or heap[0][0] > now_ms:
+            if not heap or heap[0] >> _DUE > now_ms:
                 break
             entry = heappop(heap)
-            if self._holds(*entry) and entry[1] not in ripe:
-                ripe.add(entry[1])
-                heappush(self._ripe_heap, entry[1])
-                self._ripened.append(entry[1])
+            offset = entry & _LOW
+            if offset not in ripe and self._holds(entry):
+                ripe.add(offset)
+                heappush(self._ripe_heap, offset)
+                self._ripened.append(offset)
         return bool(ripe)
 
     def exhausted(self, max_attempts: int) -> list[int]:
@@ -115,7 +135,7 @@ class QueueLedger:
             spent.clear()
             heap.clear()
         for offset in self._ripened:
-            if offset in ripe and offset not in spent and leases[offset].attempt >= max_attempts:
+            if offset in ripe and offset not in spent and leases[offset] & _U32 >= max_attempts:
                 spent.add(offset)
                 heappush(heap, offset)
         self._ripened.clear()
@@ -131,19 +151,20 @@ class QueueLedger:
     def again(self, limit: int, max_attempts: int) -> list[Candidate]:
         """What may be delivered before anything new: ripe messages, and parked ones whose group is free; lowest first."""
         found: list[Candidate] = []
-        leases, ripe, heap = self.open, self.ripe, self._ripe_heap
+        leases, ripe, heap, groups = self.open, self.ripe, self._ripe_heap, self._groups
         looked: list[int] = []
         while heap and len(found) < limit:
             offset = heappop(heap)
             if offset not in ripe or offset in self._spent or (looked and looked[-1] == offset):
                 continue
             looked.append(offset)
-            lease = leases[offset]
-            if lease.attempt >= max_attempts or offset in self.dying:
+            attempt = leases[offset] & _U32
+            if attempt >= max_attempts or offset in self.dying:
                 continue
-            if lease.group and not self._is_head(offset, lease.group, found):
+            group = groups.get(offset, 0)
+            if group and not self._is_head(offset, group, found):
                 continue
-            found.append(Candidate(offset, lease.attempt + 1, lease.group))
+            found.append(Candidate(offset, attempt + 1, group))
         for offset in looked:
             heappush(heap, offset)
         for group in self.free:
@@ -173,38 +194,58 @@ class QueueLedger:
         """What is not settled and lies below a queue offset."""
         return sorted([o for o in self.open if o < offset] + [o for o in self.parked if o < offset])
 
+    def lease(self, offset: int) -> Lease:
+        """Of an open message."""
+        packed = self.open[offset]
+        return Lease(packed & _U32, packed >> _DUE, packed >> _SERIAL & _U32, self._groups.get(offset, 0))
+
+    def serial_of(self, offset: int) -> int:
+        """The same, of its lease nothing but this."""
+        return self.open[offset] >> _SERIAL & _U32
+
     def live(self, offset: int, serial: int) -> Lease | None:
         """The lease that a handle names, unless it is out of date."""
-        lease = self.open.get(offset)
-        return lease if lease is not None and lease.serial == serial and offset not in self.dying else None
+        packed = self.open.get(offset)
+        if packed is None or packed >> _SERIAL & _U32 != serial or offset in self.dying:
+            return None
+        return self.lease(offset)
 
     # ---- changing: replay alone does
 
     def _writable(self) -> None:
         if self._captured:
             self.open = self.open.copy()
+            self._groups = self._groups.copy()
             self.parked = self.parked.copy()
             self._captured = False
 
-    def handed_out(self, candidates: Iterator[Candidate], due_ms: int) -> None:
+    def handed_out(self, candidates: Iterable[Candidate], due_ms: int) -> None:
         self._writable()
-        for candidate in candidates:
-            self.serial = self.serial + 1 & 0xFFFFFFFF
-            self._put(candidate.offset, Lease(candidate.attempt, due_ms, self.serial, candidate.group))
+        leases, heap, serial, ripe = self.open, self._heap, self.serial, self.ripe
+        due = max(0, due_ms) << _DUE
+        for offset, attempt, group in candidates:
+            serial = serial + 1 & _U32
+            if group:
+                self._block(offset, group)
+            leases[offset] = due | serial << _SERIAL | attempt
+            if offset in ripe:
+                self._not_ripe(offset)
+            heappush(heap, due | offset)
+        self.serial = serial
+        self._trim_heap()
 
-    def _put(self, offset: int, lease: Lease) -> None:
-        if lease.group:
-            if offset in self.parked:
-                self._unpark(offset, lease.group)
-            if offset not in self.open:
-                insort(self._by_group.setdefault(lease.group, []), offset)
-            self.free.pop(lease.group, None)
-        self.open[offset] = lease
-        self._not_ripe(offset)
-        heappush(self._heap, (lease.due_ms, offset, lease.serial))
+    def _block(self, offset: int, group: int) -> None:
+        """A message of a group is open from now on."""
+        if offset in self.parked:
+            self._unpark(offset, group)
+        if offset not in self.open:
+            insort(self._by_group.setdefault(group, []), offset)
+        self._groups[offset] = group
+        self.free.pop(group, None)
+
+    def _trim_heap(self) -> None:
         if len(self._heap) > 64 and len(self._heap) > 4 * len(self.open):
-            self._heap = [(lease.due_ms, offset, lease.serial) for offset, lease in self.open.items()]
-            heapify(self._heap)
+            self._heap = _heap_of(self.open)
 
     def _not_ripe(self, offset: int) -> None:
         self.ripe.discard(offset)
@@ -217,31 +258,35 @@ class QueueLedger:
     def put_off(self, offset: int, due_ms: int, *, keep_serial: bool, uncounted: bool) -> None:
         """Change when an open message comes back. ``uncounted``: this delivery does not count as an attempt."""
         self._writable()
-        lease = self.open.get(offset)
-        if lease is None:
+        packed = self.open.get(offset)
+        if packed is None:
             return
         if not keep_serial:
-            self.serial = self.serial + 1 & 0xFFFFFFFF
-        serial = lease.serial if keep_serial else self.serial
-        self._put(offset, Lease(max(0, lease.attempt - uncounted), due_ms, serial, lease.group))
+            self.serial = self.serial + 1 & _U32
+        serial = packed >> _SERIAL & _U32 if keep_serial else self.serial
+        due = max(0, due_ms) << _DUE
+        self.open[offset] = due | serial << _SERIAL | max(0, (packed & _U32) - uncounted)
+        self._not_ripe(offset)
+        heappush(self._heap, due | offset)
+        self._trim_heap()
 
     def settled(self, offset: int) -> None:
         """Acknowledged, moved to the dead letters, or taken by retention (the one way in which a parked one is)."""
         self._writable()
-        lease = self.open.pop(offset, None)
-        if lease is None:
+        if self.open.pop(offset, None) is None:
             if offset in self.parked:
                 self._unpark(offset, self.parked[offset])
             return
         self._not_ripe(offset)
         self.dying.discard(offset)
-        if lease.group:
-            offsets = self._by_group[lease.group]
+        group = self._groups.pop(offset, 0)
+        if group:
+            offsets = self._by_group[group]
             offsets.remove(offset)
             if not offsets:
-                del self._by_group[lease.group]
-                if lease.group in self._parked_by_group:
-                    self.free[lease.group] = None
+                del self._by_group[group]
+                if group in self._parked_by_group:
+                    self.free[group] = None
 
     def park(self, offset: int, group: int) -> None:
         self._writable()
@@ -264,27 +309,35 @@ class QueueLedger:
         self.next = next_offset
         self.open, self.parked, self.ripe, self.dying, self.free, self._heap = {}, {}, set(), set(), {}, []
         self._ripe_heap, self._ripened, self._spent, self._spent_heap = [], [], set(), []
-        self._by_group, self._parked_by_group = {}, {}
+        self._groups, self._by_group, self._parked_by_group = {}, {}, {}
 
     # ---- projection
 
-    def capture(self) -> tuple[int, int, dict[int, Lease], dict[int, int]]:
-        """(next, serial, open, parked); the tables do not change any more."""
+    def capture(self) -> Captured:
         self._captured = True
-        return self.next, self.serial, self.open, self.parked
+        return Captured(self.next, self.serial, self.open, self._groups, self.parked)
 
-    def restore_open(
-        self, offsets: list[int], attempts: list[int], due_times: list[int], serials: list[int], groups: list[int]
-    ) -> None:
-        """Many at once: there may be a million. ``restored`` comes after the last ones."""
-        self.open.update(zip(offsets, map(Lease, attempts, due_times, serials, groups), strict=True))
-        self._heap += zip(due_times, offsets, serials, strict=True)
-        if any(groups):
-            for offset, group in zip(offsets, groups, strict=True):
-                if group:
-                    self._by_group.setdefault(group, []).append(offset)
+    def restore_open(self, offsets: Iterable[int], packed: Iterable[int], groups: Iterable[int]) -> None:
+        """Many at once: there may be a million. ``groups`` may be shorter. ``restored`` comes after the last ones."""
+        offsets = list(offsets)
+        self.open.update(zip(offsets, packed, strict=True))
+        for offset, group in zip(offsets, groups, strict=False):
+            if group:
+                self._groups[offset] = group
+                self._by_group.setdefault(group, []).append(offset)
 
     def restored(self) -> None:
-        heapify(self._heap)
+        self._heap = _heap_of(self.open)
         for offsets in self._by_group.values():
             offsets.sort()
+
+
+def packed_lease(attempt: int, due_ms: int, serial: int) -> int:
+    return max(0, due_ms) << _DUE | serial << _SERIAL | attempt
+
+
+def _heap_of(leases: dict[int, int]) -> list[int]:
+    """Sorted, which a heap may be; it takes little where the leases came in the order of their ends."""
+    heap = list(map(or_, map(lshift, map(rshift, leases.values(), repeat(_DUE)), repeat(_DUE)), leases))
+    heap.sort()
+    return heap

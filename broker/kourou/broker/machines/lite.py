@@ -14,6 +14,7 @@ from typing import Any
 
 from kourou.broker.machines.projection import ITEM_ENTRIES, decode_items, digest_of, encode_slices
 from kourou.core.errors import LimitExceeded
+from kourou.core.widedict import WideDict
 
 Record = dict[str, Any]
 RECORDS = frozenset({"lite", "lite-"})
@@ -22,11 +23,12 @@ NAMES_MAX = 4_000_000  # live names of a topic
 
 
 class _Names:
-    __slots__ = ("listed", "numbers")
+    __slots__ = ("count", "listed", "numbers")
 
     def __init__(self) -> None:
         self.listed: list[str | None] = []  # by number; only ever grows, None for those let go of
-        self.numbers: dict[str, int] = {}
+        self.numbers: WideDict[str, int] = WideDict()
+        self.count = 0  # of those that were not let go of
 
 
 class LiteTopics:
@@ -35,11 +37,11 @@ class LiteTopics:
 
     @property
     def total(self) -> int:
-        return sum(len(names.numbers) for names in self._topics.values())
+        return sum(names.count for names in self._topics.values())
 
     def count(self, incarnation: int) -> int:
         names = self._topics.get(incarnation)
-        return len(names.numbers) if names is not None else 0
+        return names.count if names is not None else 0
 
     def number(self, incarnation: int, name: str) -> int | None:
         """The queue of a lite topic, None where it has had no message."""
@@ -75,6 +77,7 @@ class LiteTopics:
             name = self.name(record["i"], number)
             if name is not None:
                 del known.numbers[name]  # type: ignore[union-attr]
+                known.count -= 1  # type: ignore[union-attr]
                 known.listed[number - BASE] = None  # type: ignore[union-attr]
 
     @staticmethod
@@ -84,6 +87,7 @@ class LiteTopics:
             names.listed.append(None)
         names.listed[at] = name
         if name is not None:
+            names.count += name not in names.numbers
             names.numbers[name] = number
 
     def topic_deleted(self, incarnation: int) -> None:
@@ -101,9 +105,9 @@ class LiteTopics:
             names = self._topics.setdefault(incarnation, _Names())
             names.listed += [None] * (first - BASE - len(names.listed))
             names.listed += some
-            names.numbers.update(zip(some, range(first, first + len(some)), strict=True))
-        for names in self._topics.values():
-            names.numbers.pop(None, None)  # type: ignore[call-overload]
+            numbered = [(name, number) for number, name in enumerate(some, first) if name is not None]
+            names.numbers.update(numbered)
+            names.count += len(numbered)
 
     def digest(self) -> str:
         return digest_of(_items([(i, names.listed, len(names.listed)) for i, names in sorted(self._topics.items())]))

@@ -12,11 +12,14 @@ alike. Records (docs/formats.md):
 
 from __future__ import annotations
 
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import islice, repeat
+from operator import lshift, or_
+from struct import unpack
 from typing import Any
 
-from kourou.broker.machines.ledger import Candidate, Lease, QueueLedger
+from kourou.broker.machines.ledger import Candidate, Captured, QueueLedger, packed_lease
 from kourou.broker.machines.projection import ITEM_ENTRIES, decode_items, digest_of, encode_slices
 from kourou.core.sources import Source
 
@@ -29,6 +32,7 @@ CHANGED, RENEWED, UNCOUNTED = 0, 1, 2
 class SharedGroups:
     def __init__(self) -> None:
         self._ledgers: dict[Place, dict[int, QueueLedger]] = {}
+        self.changes = 0  # leases that records have made, changed or ended; what it takes to read them back
 
     def of(self, group: str, incarnation: int) -> dict[int, QueueLedger]:
         """By queue id; empty where nothing was handed out yet. Not to be changed."""
@@ -53,10 +57,12 @@ class SharedGroups:
                 self._handed_out(self._ledger(group, incarnation, record["q"], record["n"]), record)
             case "ack":
                 for queue, offsets in record["e"]:
+                    self.changes += len(offsets)
                     ledger = self.find(group, incarnation, queue)
                     for offset in offsets if ledger is not None else ():
                         ledger.settled(offset)  # type: ignore[union-attr]
             case "due":
+                self.changes += len(record["e"])
                 for queue, offset, due_ms, mode in record["e"]:
                     ledger = self.find(group, incarnation, queue)
                     if ledger is not None:
@@ -65,9 +71,9 @@ class SharedGroups:
                 for queue, next_offset in record["e"]:
                     self._ledger(group, incarnation, queue, next_offset).moved_to(next_offset)
 
-    @staticmethod
-    def _handed_out(ledger: QueueLedger, record: Record) -> None:
+    def _handed_out(self, ledger: QueueLedger, record: Record) -> None:
         offsets = record["o"]
+        self.changes += len(offsets)
         attempts = record.get("a") or (1,) * len(offsets)
         groups = record.get("h") or (0,) * len(offsets)
         ledger.next = max(ledger.next, record["n"])
@@ -121,11 +127,14 @@ class SharedGroups:
                 leases = item.pop(5)
                 item.insert(5, list(zip(*leases, strict=True)))
                 item = [item[:3], *item[3:]]
-            (group, incarnation, queue), next_offset, serial, columns, parked = item
+            (group, incarnation, queue), next_offset, serial, leases, parked, *groups = item
             ledger = self._ledger(group, incarnation, queue, next_offset)
             ledger.next, ledger.serial = next_offset, serial
-            if columns:
-                ledger.restore_open(*columns)
+            if isinstance(leases, str):
+                ledger.restore_open(*_from_text(leases), groups[0] if groups else ())
+            elif leases:  # as it was written later: a list for each column
+                offsets, *columns, groups = leases
+                ledger.restore_open(offsets, map(packed_lease, *columns), groups)
             parked_later.append((ledger, parked))
         for ledgers in self._ledgers.values():
             for ledger in ledgers.values():
@@ -138,22 +147,39 @@ class SharedGroups:
         captured = []
         for place in sorted(self._ledgers):
             for queue, ledger in sorted(self._ledgers[place].items()):
-                leases = dict(sorted(ledger.open.items()))
-                captured.append((place, queue, (ledger.next, ledger.serial, leases, dict(sorted(ledger.parked.items())))))
+                found = ledger.capture()
+                found = found._replace(open=dict(sorted(found.open.items())), parked=dict(sorted(found.parked.items())))
+                captured.append((place, queue, found))
         return digest_of(_items(captured))
 
 
-def _items(captured: Iterable[tuple[Place, int, tuple[int, int, dict[int, Lease], dict[int, int]]]]) -> Iterator[Any]:
-    """[[group, incarnation, queue], next, serial, columns of what is open: offsets and those of ``Lease``, [[offset, message
-    group], ...]]; a big one takes several."""
-    for (group, incarnation), queue, (next_offset, serial, leases, parked) in captured:
+def _items(captured: Iterable[tuple[Place, int, Captured]]) -> Iterator[Any]:
+    """[[group, incarnation, queue], next, serial, what is open as text, [[offset, message group], ...], message groups of
+    what is open]; the last only where there are any. A big ledger takes several."""
+    for (group, incarnation), queue, (next_offset, serial, leases, groups, parked) in captured:
         open_entries, parked_entries = iter(leases.items()), iter(parked.items())
         first = True
         while True:
-            some = [(offset, *lease) for offset, lease in islice(open_entries, ITEM_ENTRIES)]
-            columns = list(zip(*some, strict=True))
+            some = dict(islice(open_entries, ITEM_ENTRIES))
             others = list(islice(parked_entries, ITEM_ENTRIES))
             if not first and not some and not others:
                 break
             first = False
-            yield [[group, incarnation, queue], next_offset, serial, columns, others]
+            item = [[group, incarnation, queue], next_offset, serial, _to_text(some), others]
+            if groups:
+                item.append([groups.get(offset, 0) for offset in some])
+            yield item
+
+
+def _to_text(leases: dict[int, int]) -> str:
+    """All offsets (u64), then all leases (u64 serial << 32 | attempts, u64 due time), in base 64."""
+    data = b"".join([offset.to_bytes(8, "little") for offset in leases])
+    data += b"".join([lease.to_bytes(16, "little") for lease in leases.values()])
+    return b2a_base64(data, newline=False).decode()
+
+
+def _from_text(text: str) -> tuple[tuple[int, ...], Iterable[int]]:
+    data = a2b_base64(text)
+    count = len(data) // 24
+    numbers = unpack(f"<{3 * count}Q", data)
+    return numbers[:count], map(or_, numbers[count::2], map(lshift, numbers[count + 1 :: 2], repeat(64)))

@@ -13,7 +13,7 @@ from kourou.broker.services.positions import PositionService
 from kourou.broker.services.state import BrokerState
 from kourou.broker.services.subscriptions import SubscriptionService
 from kourou.core.clock import Clock
-from kourou.core.errors import NotSupported
+from kourou.core.errors import GroupShapeMismatch, NotSupported
 from kourou.core.retry import RetryPolicy
 from kourou.core.route import GroupShape, Placement, TopicType
 
@@ -129,6 +129,8 @@ class AdminService:
     async def set_filter(self, name: str, topic: str, wanted: tuple[str, str] | None) -> bool:
         """What a group's members get of a topic, whatever they ask for; None: what they agree on."""
         self._state.topics.get(topic)
+        if self._state.groups.get(name).shape is GroupShape.STREAM:
+            raise GroupShapeMismatch(f"group {name} has the shape stream: each of its consumers says itself what it wants")
         records = self._state.groups.set_filter(name, topic, wanted)
         await self._journal.write(records)
         if records:

@@ -118,7 +118,7 @@ class DeadLetters:
         ledger = self._state.shared.find(group, incarnation, queue)
         if origin is None or ledger is None or offset not in ledger.open:
             raise InvalidReceiptHandle("the message was settled since")
-        attempts = ledger.open[offset].attempt
+        attempts = ledger.lease(offset).attempt
         source = Source(
             Reason.DEAD_LETTER, message.frame.prefix.log_offset, message.number, group, incarnation, queue, offset
         )

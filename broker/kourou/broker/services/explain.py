@@ -190,9 +190,8 @@ class ExplainService:
             ledger = self._state.shared.find(group.name, incarnation, queue)
             committed = self._state.offsets.committed(group.name, incarnation, queue)
             if ledger is not None:
-                lease = ledger.open.get(offset)
-                if lease is not None:
-                    states[group.name] = f"delivered (attempt {lease.attempt}), not acknowledged"
+                if offset in ledger.open:
+                    states[group.name] = f"delivered (attempt {ledger.lease(offset).attempt}), not acknowledged"
                 elif offset in ledger.parked:
                     states[group.name] = "waits for an earlier message of its message group"
                 else:

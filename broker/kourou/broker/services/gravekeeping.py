@@ -75,6 +75,7 @@ class Gravekeeper:
         self._journal = journal
         self._records = records
         self._mover = mover
+        self._claimed: set[tuple[int, int, int]] = set()  # incarnation, queue, offset: being dealt with
 
     def count(self, group: str) -> int:
         """Dead letters of a group that are left here."""
@@ -108,6 +109,7 @@ class Gravekeeper:
         loop = asyncio.get_running_loop()
         began = loop.time()
         sent = stuck = 0
+        grave = self._grave(group)
         async for letter in self._walk(group, after=None, wanted=wanted, ids=ids):
             if sent >= limit:
                 break
@@ -115,7 +117,14 @@ class Gravekeeper:
             if origin is None or not origin.queues:
                 stuck += 1
                 continue
-            await self._send_back(group, letter, origin)
+            place = (grave.incarnation, letter.queue, letter.offset)
+            if self._taken(place):
+                continue  # by another redrive, since the walk came by
+            self._claimed.add(place)
+            try:
+                await self._send_back(group, letter, origin)
+            finally:
+                self._claimed.discard(place)
             sent += 1
             ahead_s = sent / rate - (loop.time() - began)
             if ahead_s > 0:
@@ -155,15 +164,25 @@ class Gravekeeper:
         """Throw dead letters away; how many."""
         grave = self._grave(group)
         gone: dict[int, list[int]] = {}
-        count = 0
-        async for letter in self._walk(group, after=None, wanted=wanted, ids=ids):
-            gone.setdefault(letter.queue, []).append(letter.offset)
-            count += 1
-            if count >= limit:
-                break
-        if gone:
-            await self._journal.write([{"t": "dead-", "i": grave.incarnation, "e": list(gone.items())}])
-        return count
+        claimed: set[tuple[int, int, int]] = set()
+        try:
+            async for letter in self._walk(group, after=None, wanted=wanted, ids=ids):
+                place = (grave.incarnation, letter.queue, letter.offset)
+                if self._taken(place):
+                    continue
+                self._claimed.add(place)
+                claimed.add(place)
+                gone.setdefault(letter.queue, []).append(letter.offset)
+                if len(claimed) >= limit:
+                    break
+            if gone:
+                await self._journal.write([{"t": "dead-", "i": grave.incarnation, "e": list(gone.items())}])
+        finally:
+            self._claimed -= claimed
+        return len(claimed)
+
+    def _taken(self, place: tuple[int, int, int]) -> bool:
+        return place in self._claimed or self._state.graves.dealt_with(*place)
 
     def _grave(self, group: str) -> Topic:
         topic = self._state.topics.find(dead_letter_topic(group))

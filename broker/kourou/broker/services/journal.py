@@ -33,6 +33,7 @@ from kourou.core.frame import Kind, seal
 from kourou.core.wire import encode_json
 
 TURN_BYTES_MAX = 1024 * 1024  # appended in one go; more waits for the next turn, so that the loop is not held
+TURN_FRAMES_MAX = 256  # the same; small ones take some 30 us each, their answers included
 METADATA_BYTES_MAX = 1024 * 1024  # of one metadata frame
 RETRY_S = 0.1  # between attempts to store decisions on a full disk
 INLINE_SYNC_MS_MAX = 2.0  # a lone waiter's fdatasync runs on the loop while the disk mostly answers within this
@@ -237,7 +238,7 @@ class Journal:
         size = 0
         twins: dict[tuple[int, int], FrameJob] = {}
         late: list[tuple[FrameJob, FrameJob]] = []
-        while self._jobs and size < TURN_BYTES_MAX:
+        while self._jobs and size < TURN_BYTES_MAX and len(jobs) < TURN_FRAMES_MAX:
             job = self._jobs.popleft()
             header = job.frame.header
             failure = self._refusal(job)

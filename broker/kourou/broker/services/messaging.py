@@ -217,16 +217,19 @@ class LocalMessaging:
     def cancel(self, parked: Any) -> None:
         self._shared.cancel(parked)
 
-    def ack(self, group: str, handles: Sequence[str], done: Callable[[list[KourouError | None]], None]) -> None:
-        self._shared.ack(group, handles, done)
+    def ack(
+        self, group: str, handles: Sequence[str], done: Callable[[list[KourouError | None]], None], topic: str | None = None
+    ) -> None:
+        self._shared.ack(group, handles, done, topic)
 
     def change_invisible(
-        self, group: str, handle: str, invisible_ms: int, *, uncounted: bool, done: Callable[[str | KourouError], None]
-    ) -> None:
-        self._shared.put_off(group, handle, invisible_ms, uncounted=uncounted, done=done)
+        self, group: str, handle: str, invisible_ms: int, *, uncounted: bool, done: Callable[[str | KourouError], None],
+        topic: str | None = None,
+    ) -> None:  # fmt: skip
+        self._shared.put_off(group, handle, invisible_ms, uncounted=uncounted, done=done, topic=topic)
 
-    async def forward(self, group: str, handle: str, reason: str) -> None:
-        receipt, _ = self._shared.open_handle(group, handle)
+    async def forward(self, group: str, handle: str, reason: str, topic: str | None = None) -> None:
+        receipt, _ = self._shared.open_handle(group, handle, topic)
         await self._dead_letters.forward(group, receipt, reason)
 
     def client_gone(self, client: str) -> None:

@@ -22,7 +22,8 @@ from kourou.core.errors import DiskFull, FlushFailed, KourouError
 
 MEND_AGAIN_MS = 10_000  # on a full disk
 SNAPSHOT_FRAMES = 30_000  # small ones too take their time when they are read back, about 25 us each
-SNAPSHOT_SHARE = 10  # for the sake of them one is not made more often than this many times what it took
+SNAPSHOT_LEASES = 250_000  # handed out, put off or acknowledged; a frame may hold very many, which take 1 us each
+SNAPSHOT_SHARE = 5  # for the sake of them one is not made more often than this many times what it took
 
 
 class Log(Protocol):
@@ -58,6 +59,7 @@ class Upkeep:
         self._oldest_snapshot = min(snapshot.offsets(store.files), default=0)
         self._mend_after_ms = 0
         self._snapshot_after_ms = 0
+        self._changes_covered = 0  # of leases, by the newest snapshot; those that were read back at the start are not
         self.snapshots = 0
         self.segments_sealed = 0
         self.segments_deleted = 0
@@ -99,7 +101,8 @@ class Upkeep:
     async def snapshot_if_due(self) -> None:
         store = self._store
         due = store.end_offset - store.snapshot_offset >= self._snapshot_bytes
-        if not due and store.fresh_frames >= SNAPSHOT_FRAMES:
+        changes = self._state.shared.changes - self._changes_covered
+        if not due and (store.fresh_frames >= SNAPSHOT_FRAMES or changes >= SNAPSHOT_LEASES):
             due = self._clock.monotonic_ms() >= self._snapshot_after_ms
         if due:
             await self.snapshot()
@@ -111,14 +114,21 @@ class Upkeep:
         offset = self._store.end_offset
         if offset <= self._store.snapshot_offset:
             return
+        if self._store.snapshot_offset > self._journal.confirmed:
+            return  # if what is not confirmed is cut, the older one is left; a third would push it out
         frames, began_ms = self._store.fresh_frames, self._clock.monotonic_ms()
+        changes = self._state.shared.changes
         captured = self._state.parts()
-        parts: dict[str, list[bytes]] = {INDEX_PART: self._store.index.export_open()}
+        index = self._store.index.export()
+        parts: dict[str, list[bytes]] = {INDEX_PART: []}
+        for _ in index.slices():
+            await asyncio.sleep(0)  # between slices others get their turn
+        parts[INDEX_PART] = await self._thread(index.finish)
         for name, slices in captured.items():
             parts[name] = []
             for piece in slices:
                 parts[name].append(piece)
-                await asyncio.sleep(0)  # between slices others get their turn
+                await asyncio.sleep(0)
         await self._journal.sync_now()  # a snapshot ahead of the durable log would be worthless after a power cut
         pieces = await self._thread(lambda: snapshot.encode(offset, parts))
         try:
@@ -129,6 +139,7 @@ class Upkeep:
         self._store.snapshot_offset = offset
         now_ms = self._clock.monotonic_ms()
         self._store.fresh_frames -= frames
+        self._changes_covered = changes
         self._snapshot_after_ms = now_ms + SNAPSHOT_SHARE * (now_ms - began_ms)
         self._oldest_snapshot = await self._thread(lambda: min(snapshot.offsets(self._store.files), default=0))
         self.snapshots += 1
@@ -138,9 +149,12 @@ class Upkeep:
         """Delete sealed segments that are older, or more, than they may be; never above the older snapshot,
         nor what an undecided transaction or a delayed message needs."""
         undecided = self._state.transactions.lowest_log_offset()
+        oldest = self._oldest_snapshot
+        if oldest > self._journal.confirmed:
+            oldest = 0  # a cut may take it away, and a log without its beginning needs one
         due = self._retention.due(
             self._store,
-            floor=min(self._oldest_snapshot, undecided) if undecided is not None else self._oldest_snapshot,
+            floor=min(oldest, undecided) if undecided is not None else oldest,
             wall_ms=self._clock.wall_ms(),
             monotonic_ms=self._clock.monotonic_ms(),
         )

@@ -38,6 +38,10 @@ class Incarnations:
         """A process begins. Durable on return."""
         return Incarnations((*self.nonces, nonce)[-KEPT:], boot, False)._save(files)
 
+    def running(self, files: Files, boot: str) -> Incarnations:
+        """A process begins whose nonce nobody is told. Durable on return."""
+        return Incarnations(self.nonces, boot, False)._save(files)
+
     def closed(self, files: Files) -> Incarnations:
         return Incarnations(self.nonces, self.boot, True)._save(files)
 

@@ -83,7 +83,7 @@ def _queues_before(segment: Segment, table: QueueTable, bases: Sequence[int]) ->
             for key, first, depth, previous in zip(*columns, strict=True)
         }
     found = {}
-    for number in segment.ordinals:
+    for number in segment.numbers:
         run = segment.find(0, number)
         assert run is not None
         if segment.links is not None:

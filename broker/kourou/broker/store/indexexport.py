@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Final
 
 from kourou.broker.store.openindex import ROW, OpenIndex
 from kourou.broker.store.queuetable import QueueTable
 from kourou.core.errors import DamagedLog, NewerFormat
+from kourou.core.widedict import WideDict
 
 _MAGIC: Final = b"KOUROUIO"
 _VERSION: Final = 1
@@ -24,19 +25,53 @@ _HEADER: Final = Struct("<8sB3xIQQQQQQQII")  # magic, version, levels, counts, c
 assert _HEADER.size == 80
 
 
-def export_index(table: QueueTable, opened: OpenIndex, bases: Sequence[int], oldest: int) -> list[bytes]:
-    """``oldest`` is the base of the oldest segment that is there."""
-    rest = [column.tobytes() for column in (table.keys, table.next, table.first, table.latest, table.depth, *table.levels)]
-    rest += [array("Q", bases).tobytes(), bytes(opened.rows), opened.mixes.tobytes()]
-    rest += [opened.key_hashes.tobytes(), opened.key_rows.tobytes(), opened.key_ends.tobytes()]
-    checksum = 0
-    for part in rest:
-        checksum = zlib.crc32(part, checksum)
-    header = _HEADER.pack(
-        _MAGIC, _VERSION, len(table.levels), opened.base, len(table.keys), len(bases), opened.count,
-        len(opened.key_hashes), len(opened.key_rows), oldest, checksum, 0,
-    )[:-4]  # fmt: skip
-    return [header + zlib.crc32(header).to_bytes(4, "little"), *rest]
+_SLICE: Final = 4 * 1024 * 1024
+
+
+class IndexExport:
+    """Captured when it is made. What changes in place is copied then; what only grows is copied by ``slices``, between
+    other work; ``finish`` is for a thread, since the checksum of a million queues takes its time."""
+
+    def __init__(self, table: QueueTable, opened: OpenIndex, bases: Sequence[int], oldest: int) -> None:
+        """``oldest`` is the base of the oldest segment that is there."""
+        self._queues = len(table.keys)
+        self._levels = len(table.levels)
+        self._changing = [column.tobytes() for column in (table.next, table.first, table.latest, table.depth, *table.levels)]
+        self._bases = array("Q", bases).tobytes()
+        self._keys = table.keys
+        self._opened = opened
+        self._counts = opened.base, self._queues, len(bases), opened.count, len(opened.key_hashes), len(opened.key_rows)
+        self._oldest = oldest
+        self._pieces: list[bytes] = []
+
+    def slices(self) -> Iterator[None]:
+        opened = self._opened
+        _, queues, _, frames, hashes, keyed = self._counts
+        take = self._pieces.append
+        for piece in _copies(self._keys, queues):
+            take(piece)
+            yield
+        self._pieces += [*self._changing, self._bases]
+        self._changing.clear()
+        growing = (opened.rows, frames * ROW.size), (opened.mixes, frames), (opened.key_hashes, hashes)
+        for column, count in (*growing, (opened.key_rows, keyed), (opened.key_ends, keyed)):
+            for piece in _copies(column, count):
+                take(piece)
+                yield
+
+    def finish(self) -> list[bytes]:
+        """The pieces of the part. Blocking."""
+        checksum = 0
+        for part in self._pieces:
+            checksum = zlib.crc32(part, checksum)
+        header = _HEADER.pack(_MAGIC, _VERSION, self._levels, *self._counts, self._oldest, checksum, 0)[:-4]
+        return [header + zlib.crc32(header).to_bytes(4, "little"), *self._pieces]
+
+
+def _copies(column: array[int] | bytearray, count: int) -> Iterator[bytes]:
+    step = _SLICE // (column.itemsize if isinstance(column, array) else 1)
+    for at in range(0, count, step):
+        yield bytes(column[at : min(count, at + step)])
 
 
 def import_index(data: bytes | bytearray | memoryview) -> tuple[QueueTable, OpenIndex, list[int], int]:
@@ -65,7 +100,7 @@ def import_index(data: bytes | bytearray | memoryview) -> tuple[QueueTable, Open
 
     keys = take("Q", queues)
     table = QueueTable(
-        dict(zip(keys, range(queues), strict=True)), keys, take("Q", queues), take("Q", queues), take("q", queues),
+        WideDict(zip(keys, range(queues), strict=True)), keys, take("Q", queues), take("Q", queues), take("q", queues),
         take("I", queues), [take("I", queues) for _ in range(levels)],
     )  # fmt: skip
     bases = take("Q", segments).tolist()

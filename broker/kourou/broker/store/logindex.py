@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from kourou.broker.store.indexbuild import build_index
 from kourou.broker.store.indexcut import cut_index
-from kourou.broker.store.indexexport import export_index, import_index
+from kourou.broker.store.indexexport import IndexExport, import_index
 from kourou.broker.store.indexfile import BlockCache, DamagedIndex, IndexFile, IndexReader, Report
 from kourou.broker.store.indexrebuild import IndexRebuild
 from kourou.broker.store.openindex import NO_SEGMENT, FrameRef, OpenIndex, index_of_time, producer_mix
@@ -133,7 +133,7 @@ class LogIndex:
 
     def keys(self) -> Iterable[int]:
         """Queues that ever had a frame, also those with none left."""
-        return self._table.numbers.keys()
+        return self._table.numbers
 
     def segments(self) -> list[int]:
         """Bases of sealed and sealing segments, ascending."""
@@ -311,10 +311,17 @@ class LogIndex:
 
     # ---- snapshots
 
-    def export_open(self) -> list[bytes]:
+    def export(self) -> IndexExport:
         """The queue table and the open segment, for a snapshot. Sealing segments are not in it: see load_sealed."""
         oldest = next(iter(self._map.held), self._open.base)
-        return export_index(self._table, self._open, self._map.bases, oldest)
+        return IndexExport(self._table, self._open, self._map.bases, oldest)
+
+    def export_open(self) -> list[bytes]:
+        """The same in one go."""
+        export = self.export()
+        for _ in export.slices():
+            pass
+        return export.finish()
 
     def import_open(self, data: bytes | bytearray | memoryview) -> int:
         """Start from what export_open made; answers the log offset up to which frames are covered.

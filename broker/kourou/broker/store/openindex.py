@@ -1,4 +1,5 @@
-"""The index of the open segment: one row a frame in memory, and for every queue the ordinals of its rows.
+"""The index of the open segment: one row a frame in memory, and for every queue the ordinals of its rows (of one
+row, mostly, where there are very many queues: then it is a number, which the garbage collector does not walk).
 
 Rows lie in one growing bytearray (packed with one ``struct`` call, read back as a numpy view), the mixes of producer
 and sequence in an array of their own, so that looking for one scans 8 bytes a frame. A frame costs 48 bytes and 4 for
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kourou.core.widedict import WideDict
 
 NO_SEGMENT: Final = 2**64 - 1  # a link that leads nowhere
 NO_TIME: Final = -(2**63)
@@ -121,7 +124,19 @@ def distinct(ascending: NDArray[Any]) -> NDArray[Any]:
 class OpenIndex:
     """Rows of one segment. Numbers are the queue table's. ``end`` moves with every frame until it is frozen."""
 
-    __slots__ = ("base", "count", "end", "key_ends", "key_hashes", "key_rows", "links", "mixes", "ordinals", "rows")
+    __slots__ = (
+        "base",
+        "count",
+        "end",
+        "key_ends",
+        "key_hashes",
+        "key_rows",
+        "links",
+        "mixes",
+        "numbers",
+        "ordinals",
+        "rows",
+    )
 
     def __init__(self, base: int) -> None:
         self.base = base
@@ -129,7 +144,8 @@ class OpenIndex:
         self.count = 0
         self.rows = bytearray()
         self.mixes: array[int] = array("Q")  # 0 where a frame has no producer
-        self.ordinals: dict[int, array[int]] = {}
+        self.ordinals: WideDict[int, int | array[int]] = WideDict()
+        self.numbers: array[int] = array("I")  # of the queues, as they came
         self.key_hashes: array[int] = array("I")
         self.key_rows: array[int] = array("I")  # frames that have keys ...
         self.key_ends: array[int] = array("Q")  # ... and where each one's hashes end
@@ -152,7 +168,10 @@ class OpenIndex:
         self.mixes.append(mix)
         ordinals = self.ordinals.get(number)
         if ordinals is None:
-            self.ordinals[number] = array("I", (ordinal,))
+            self.ordinals[number] = ordinal
+            self.numbers.append(number)
+        elif isinstance(ordinals, int):
+            self.ordinals[number] = array("I", (ordinals, ordinal))
         else:
             ordinals.append(ordinal)
         self.count = ordinal + 1
@@ -165,9 +184,20 @@ class OpenIndex:
     def freeze(self, links: Links, end: int) -> None:
         self.links, self.end = links, end
 
-    def find(self, key: int, number: int) -> QueueRun | None:
+    def queues(self) -> NDArray[np.uint32]:
+        """Numbers of the queues, ascending."""
+        return np.sort(np.array(self.numbers, np.uint32))
+
+    def ordinals_of(self, number: int) -> Sequence[int]:
+        """Of a queue's rows; empty where it does not occur."""
         ordinals = self.ordinals.get(number)
         if ordinals is None:
+            return ()
+        return (ordinals,) if isinstance(ordinals, int) else ordinals
+
+    def find(self, key: int, number: int) -> QueueRun | None:
+        ordinals = self.ordinals_of(number)
+        if not ordinals:
             return None
         first_offset = ROW.unpack_from(self.rows, ordinals[0] * ROW.size)[4]
         _, _, _, count, last_offset, _, latest_ms = ROW.unpack_from(self.rows, ordinals[-1] * ROW.size)
@@ -180,14 +210,14 @@ class OpenIndex:
 
     def row(self, run: QueueRun, index: int) -> tuple[int, int, int]:
         _, _, _, count, queue_offset, _, store_ms = ROW.unpack_from(
-            self.rows, self.ordinals[run.first_row][index] * ROW.size
+            self.rows, self.ordinals_of(run.first_row)[index] * ROW.size
         )
         return queue_offset, count, store_ms
 
     def refs(self, run: QueueRun, index: int, limit: int) -> list[FrameRef]:
         unpack, rows, base = ROW.unpack_from, self.rows, self.base
         found = []
-        for ordinal in self.ordinals[run.first_row][index : index + limit]:
+        for ordinal in self.ordinals_of(run.first_row)[index : index + limit]:
             _, position, size, count, queue_offset, tag_mask, _ = unpack(rows, ordinal * 40)
             found.append(FrameRef(base + position, size, queue_offset, count, tag_mask))
         return found
@@ -250,7 +280,7 @@ class OpenIndex:
         self.key_hashes, self.key_rows, self.key_ends = key_hashes, key_rows, key_ends
         self.count = len(rows) // ROW.size
         self.end = self.base
-        self.ordinals = {}
+        self.ordinals, self.numbers = WideDict(), array("I")
         if not self.count:
             return
         last = ROW.unpack_from(rows, len(rows) - ROW.size)
@@ -260,11 +290,13 @@ class OpenIndex:
         numbers, starts = np.unique(queues[order], return_index=True)
         ordinals = array("I", order.tobytes())
         stops = [*starts.tolist()[1:], self.count]
+        self.numbers.frombytes(numbers.astype(np.uint32).tobytes())
         for number, start, stop in zip(numbers.tolist(), starts.tolist(), stops, strict=True):
-            self.ordinals[number] = ordinals[start:stop]
+            self.ordinals[number] = ordinals[start] if stop == start + 1 else ordinals[start:stop]
 
     def last_rows(self) -> Iterator[tuple[int, int, int]]:
         """(number, next queue offset, effective store time) of every queue's last frame."""
-        for number, ordinals in self.ordinals.items():
-            _, _, _, count, queue_offset, _, store_ms = ROW.unpack_from(self.rows, ordinals[-1] * ROW.size)
+        for number in self.numbers:
+            last = self.ordinals_of(number)[-1]
+            _, _, _, count, queue_offset, _, store_ms = ROW.unpack_from(self.rows, last * ROW.size)
             yield number, queue_offset + count, store_ms

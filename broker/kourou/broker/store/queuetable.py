@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kourou.broker.store.openindex import NO_TIME, Links, OpenIndex
+from kourou.core.widedict import WideDict
 
 
 @dataclass(slots=True)
 class QueueTable:
     """Segments have numbers here, from 1, ascending with their bases; 0 is none."""
 
-    numbers: dict[int, int]
+    numbers: WideDict[int, int]
     keys: array[int]
     next: array[int]  # queue offset that the next record gets
     first: array[int]  # queue offset of the first record that is still there
@@ -34,7 +35,7 @@ class QueueTable:
 
     @staticmethod
     def empty() -> QueueTable:
-        return QueueTable({}, array("Q"), array("Q"), array("Q"), array("q"), array("I"), [])
+        return QueueTable(WideDict(), array("Q"), array("Q"), array("Q"), array("q"), array("I"), [])
 
     def add(self, key: int, first_offset: int) -> int:
         """The number of a new queue, of which nothing before ``first_offset`` is there."""
@@ -59,7 +60,7 @@ class QueueTable:
 
     def link(self, opened: OpenIndex, bases: NDArray[np.uint64], segment: int) -> Links:
         """Put a segment on top of its queues' links. ``bases`` holds the base of each segment number."""
-        numbers = np.sort(np.fromiter(opened.ordinals, np.uint32, len(opened.ordinals)))
+        numbers = opened.queues()
         before = np.frombuffer(self.depth, np.uint32)[numbers] if len(numbers) else numbers
         depth = before + np.uint32(1)
         previous = self._segments_at(before, numbers)
@@ -72,8 +73,10 @@ class QueueTable:
         """Take over the directory of a sealed segment that is newer than everything known."""
         keys, firsts = directory["key"].tolist(), directory["first_offset"].tolist()
         get, add = self.numbers.get, self.add
-        known = [get(key, -1) for key in keys]
-        numbers = np.array([number if number >= 0 else add(keys[i], firsts[i]) for i, number in enumerate(known)], np.uint32)
+        known = [get(key) for key in keys]
+        numbers = np.array(
+            [number if number is not None else add(keys[i], firsts[i]) for i, number in enumerate(known)], np.uint32
+        )
         if not keys:
             return
         np.frombuffer(self.next, np.uint64)[numbers] = directory["next_offset"]

@@ -187,7 +187,6 @@ class Store:
         self.end_offset = self._written
         self.fresh_frames += len(frames)
         self.space.wrote(len(data))
-        self.fresh_frames += len(frames)
         latest = frames[-1][0].epoch
         if latest > self.epochs.latest:
             for prefix, _ in frames:
@@ -398,11 +397,14 @@ class Store:
         self.index.adopt_sealed(job.base)
 
     def droppable(self, *, floor: int) -> list[int]:
-        """Bases of sealed segments, oldest first, that lie wholly below the log offset ``floor``."""
+        """Bases of sealed segments, oldest first, that lie wholly below the log offset ``floor``.
+
+        One that ends there stays: in a snapshot of that offset it is the open segment, and its frames are needed with it.
+        """
         sealing = set(self.index.sealing())
         found = []
         for base in self.log.bases[:-1]:
-            if base in sealing or self.log.segment_end(base) > floor:
+            if base in sealing or self.log.segment_end(base) >= floor:
                 break
             found.append(base)
         return found

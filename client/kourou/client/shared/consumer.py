@@ -104,7 +104,6 @@ class SharedConsumer:
             self.lite.on_evicted = self._evicted
         elif self.options.lite is not None:
             raise TopicTypeMismatch(f"topic {self.topic} has type {route.type.value}: it has no lite topics")
-        self._cluster.on_change(self._route_changed)
         failures: list[KourouError] = []
         try:
             for place in route.brokers:
@@ -118,11 +117,12 @@ class SharedConsumer:
                 raise failures[0]
         except BaseException:
             self.closed = True
-            self._cluster.off_change(self._route_changed)
             self._cluster.lite_members.discard((self.topic, self.options.group))
             raise
         for poller in self._pollers.values():
             poller.start()
+        self._cluster.on_change(self._route_changed)  # not before: one poller a broker
+        self._route_changed()
 
     def _route_changed(self) -> None:
         """Brokers that are new in the topic's route."""
@@ -446,6 +446,8 @@ class SharedConsumer:
 
     async def bury(self, message: SharedMessage, reason: str) -> None:
         self._check_held(message)
+        if not isinstance(reason, str):
+            raise BadRequest(f"reason must be a string, not {type(reason).__name__}")
         message.state = State.SETTLED
         self._leases.settled(message)
         try:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from kourou.client.arguments import check_number
 from kourou.client.cluster import Cluster, is_retryable
 from kourou.client.message import Message, Receipt, check_body
 from kourou.client.receipts import make_receipt
@@ -45,8 +46,8 @@ class Transaction:
     ) -> None:
         self.topic = check_topic(topic)
         self.outcome: str | None = None  # "commit" or "rollback", once it is decided
-        if check_after_s is not None and not 0 < check_after_s <= 86_400:
-            raise BadRequest(f"check_after_s is {check_after_s:g}; above 0 and up to 86400 is allowed")
+        if check_after_s is not None:
+            check_number("check_after_s", check_after_s, least=0.001, most=86_400)
         self._recovery_ms = None if check_after_s is None else round(check_after_s * 1000)
         self._producer = producer
         self._cluster = cluster

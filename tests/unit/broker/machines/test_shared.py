@@ -159,6 +159,24 @@ def test_a_big_ledger_takes_several_items() -> None:
     assert (len(ledger.open), len(ledger.parked), ledger.free) == (count, count, {})
 
 
+def test_snapshots_of_older_versions_are_read() -> None:
+    """Leases were a list each at first, then a list for each column."""
+    shared = SharedGroups()
+    shared.replay({"t": "pos", "g": GROUP, "i": 7, "e": [[0, 5]]}, log_offset=0, store_ms=0)
+    record = {"t": "out", "g": GROUP, "i": 7, "q": 0, "n": 9, "d": 50, "o": [5, 6], "h": [21, 23], "k": [[7, 21]]}
+    shared.replay(record, log_offset=0, store_ms=0)
+    shared.replay({"t": "due", "g": GROUP, "i": 7, "e": [[0, 6, 70, UNCOUNTED]]}, log_offset=0, store_ms=0)
+    leases = [[5, 1, 50, 1, 21], [6, 0, 70, 3, 23]]
+    columns = [list(column) for column in zip(*leases, strict=True)]
+    for item in ([GROUP, 7, 0, 9, 3, leases, [[7, 21]]], [[GROUP, 7, 0], 9, 3, columns, [[7, 21]]]):
+        restored = SharedGroups()
+        restored.restore(json.dumps(item).encode() + b"\n")
+        assert restored.digest() == shared.digest()
+        ledger = restored.find(GROUP, 7, 0)
+        assert ledger is not None
+        assert (ledger.lease(6), ledger.next_due_ms()) == (Lease(0, 70, 3, 23), 50)
+
+
 def test_topics_and_groups_that_are_gone_leave_nothing() -> None:
     shared = SharedGroups()
     for group in ("g", "h"):
@@ -218,7 +236,7 @@ class Life(RuleBasedStateMachine):
         ledger = self.live.find(GROUP, 7, queue)
         assert ledger is not None
         for candidate, _ in pick.chosen:
-            self.serial(queue, candidate.offset, ledger.open[candidate.offset])
+            self.serial(queue, candidate.offset, ledger.lease(candidate.offset))
 
     def serial(self, queue: int, offset: int, lease: Lease) -> None:
         old = self.leases.get((queue, offset))
@@ -248,7 +266,7 @@ class Life(RuleBasedStateMachine):
         self.record({"t": "due", "g": GROUP, "i": 7, "e": [[queue, offset, self.now_ms + ms, mode]]})
         ledger = self.live.find(GROUP, 7, queue)
         assert ledger is not None
-        self.serial(queue, offset, ledger.open[offset])
+        self.serial(queue, offset, ledger.lease(offset))
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())

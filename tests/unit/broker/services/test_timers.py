@@ -434,3 +434,36 @@ async def test_many_small_frames_are_in_a_snapshot_before_long(monkeypatch: pyte
     await node.upkeep.snapshot_if_due()
     assert node.upkeep.snapshots == 1
     node.close()
+
+
+async def test_many_leases_are_in_a_snapshot_before_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few frames may hold very many hand-outs, which take their time when they are read back."""
+    monkeypatch.setattr(upkeep, "SNAPSHOT_LEASES", 40)
+    disk = SimDisk()
+    node = await new_node(disk)
+    await node.snapshot()
+    node.upkeep._snapshot_bytes = 1 << 40
+    taken = node.upkeep.snapshots
+
+    def hand_out(count: int) -> None:
+        record = {"t": "out", "g": "g", "i": 1, "q": 0, "n": count, "d": 1, "o": list(range(count))}
+        node.journal.submit_applied(record, lambda failure: None)
+
+    hand_out(30)
+    await node.upkeep.snapshot_if_due()
+    assert node.upkeep.snapshots == taken
+    hand_out(20)
+    await node.upkeep.snapshot_if_due()
+    await node.upkeep.snapshot_if_due()
+    assert node.upkeep.snapshots == taken + 1
+    hand_out(50)
+    assert node.journal.settle()
+    await node.journal.sync_now()
+    clock = node.clock
+    node.stop()
+    disk.kill()
+    node = await new_node(disk, clock)
+    node.upkeep._snapshot_bytes = 1 << 40
+    await node.upkeep.snapshot_if_due()
+    assert node.upkeep.snapshots == 1, "those that were read back count too"
+    node.close()

@@ -381,6 +381,24 @@ def test_damaged_snapshot_falls_back_to_the_older() -> None:
         assert "snapshot_skipped" not in open_disk(fate).events  # put aside, so that two good ones are kept
 
 
+def test_a_snapshot_at_the_end_of_a_segment_keeps_that_segment() -> None:
+    """The segment is the open one in the snapshot, although it is closed by now and all of it lies below."""
+    disk = SimDisk()
+    opened = open_disk(disk)
+    for number in range(3):
+        opened.append(message(0, number, 1200))  # three fit into a segment
+    opened.snapshot(b"all")
+    opened.append(message(0, 3, 1200))
+    opened.seal()
+    opened.sync()
+    assert opened.store.snapshot_offset == opened.store.log.bases[1]
+    for base in opened.store.droppable(floor=opened.store.snapshot_offset):
+        opened.store.drop_segment(base)
+    kept = opened.frames()
+    disk.kill()
+    assert open_disk(disk).frames() == kept
+
+
 def test_log_without_its_beginning_needs_a_snapshot() -> None:
     disk = SimDisk()
     opened = filled(disk, 30)

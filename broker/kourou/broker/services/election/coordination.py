@@ -15,8 +15,11 @@ class Coordination(Protocol):
         """One attempt with a short deadline. Raises OutcomeUnknown: it may have been done, or may still be done later."""
         ...
 
-    async def read(self, prefix: str) -> Picture:
-        """All keys below a prefix at one moment, which may be a past one. Raises NotConnected when nobody answers."""
+    async def read(self, prefix: str, *, tries: int = 3) -> Picture:
+        """All keys below a prefix at one moment, which may be a past one. ``tries`` are of a short deadline each.
+
+        Raises NotConnected when nobody answers.
+        """
         ...
 
     def watch(self, prefix: str, *, revision: int) -> AsyncIterator[tuple[Value, ...]]:

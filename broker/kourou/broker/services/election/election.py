@@ -169,7 +169,7 @@ class Election:
     async def _look(self, effect: Look) -> None:
         picture: Picture | None = None
         try:
-            picture = await self._store.read(self.keys.prefix)
+            picture = await self._store.read(self.keys.prefix, tries=1)
         except NotConnected as failure:
             self._log.info("etcd_did_not_answer", reason=str(failure))
         self.elector.looked(effect.number, picture, now_ms=self.now_ms())
@@ -177,7 +177,7 @@ class Election:
 
     async def _watch(self) -> None:
         """For ever; what is missed between two watches is read."""
-        while True:
+        while not self._closed:  # grpcio may raise the end of a stream where it was cancelled
             try:
                 picture = await self._store.read(self.keys.prefix)
                 self._show(picture.values)
@@ -196,7 +196,7 @@ class Election:
     async def _hint(self) -> None:
         """That this process is there. Only for order among candidates, and for people."""
         key = self.keys.live(self.elector.me.replica)
-        while True:
+        while not self._closed:
             try:
                 value = json.dumps({"phase": self.elector.phase.value, "address": self.elector.me.address}).encode()
                 await self._store.hint(key, value, seconds=HINT_LASTS_S)

@@ -292,7 +292,7 @@ class MasterReplication:
             return
         end = wanted.start + len(data)
         batch = Batch(wanted.session, self.machine.epoch, wanted.start, end, self.machine.confirm)
-        link.push(Code.REPLICA_BATCH, header=batch_head(batch, data), parts=(data,))
+        link.push(Code.REPLICA_BATCH, header=batch_head(batch), parts=(data,))
         self.bytes_out += len(data)
         self.machine.sent(wanted.link, wanted.session, end)
 

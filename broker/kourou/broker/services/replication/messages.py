@@ -150,16 +150,18 @@ def ack_of(message: WireMessage) -> Ack:
     return Ack(session, epoch, appended, flushed)
 
 
-def batch_head(batch: Batch, data: bytes) -> bytes:
-    return wire.REPLICA_BATCH_HEAD.pack(batch.session, batch.epoch, zlib.crc32(data), batch.start, batch.confirm)
+def batch_head(batch: Batch) -> bytes:
+    """The checksum is of the head alone: each frame of the body has its own, and a slave checks them."""
+    head = wire.REPLICA_BATCH_HEAD.pack(batch.session, batch.epoch, 0, batch.start, batch.confirm)
+    return wire.REPLICA_BATCH_HEAD.pack(batch.session, batch.epoch, zlib.crc32(head), batch.start, batch.confirm)
 
 
 def batch_of(message: WireMessage) -> Batch:
-    """Raises BadChecksum when the body is not what was sent."""
+    """Raises BadChecksum when the head is not what was sent."""
     if len(message.header) != wire.REPLICA_BATCH_HEAD.size:
         raise BadRequest(f"REPLICA_BATCH has a header of {len(message.header)} bytes")
     session, epoch, crc, start, confirm = wire.REPLICA_BATCH_HEAD.unpack(message.header)
-    if zlib.crc32(message.body) != crc:
+    if zlib.crc32(wire.REPLICA_BATCH_HEAD.pack(session, epoch, 0, start, confirm)) != crc:
         raise BadChecksum(f"the batch at log offset {start} arrived damaged")
     return Batch(session, epoch, start, start + len(message.body), confirm)
 

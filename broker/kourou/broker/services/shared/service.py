@@ -318,10 +318,10 @@ class SharedService:
         ledger = self._state.shared.find(request.group, incarnation, queue)
         assert ledger is not None
         self._set_alarm(request.group, incarnation, queue, ledger)
-        group, epoch, leases = group_hash(request.group), self._store.epoch, ledger.open
+        group, epoch, serial_of = group_hash(request.group), self._store.epoch, ledger.serial_of
         found = []
         for candidate, message in pick.chosen:
-            serial = leases[candidate.offset].serial
+            serial = serial_of(candidate.offset)
             handle = self._handles.receipt(
                 Receipt(epoch, group, incarnation, queue, candidate.offset, serial, candidate.attempt)
             )
@@ -336,7 +336,8 @@ class SharedService:
         for delivery in found:
             ledger = self._state.shared.find(request.group, request.topic.incarnation, delivery.queue)
             assert ledger is not None
-            leases.append((delivery.queue, delivery.message.queue_offset, ledger.open[delivery.message.queue_offset].serial))
+            offset = delivery.message.queue_offset
+            leases.append((delivery.queue, offset, ledger.serial_of(offset)))
         self._attempts[key] = leases
         self._attempts.move_to_end(key)
         if len(self._attempts) > ATTEMPTS_KEPT:
@@ -484,13 +485,17 @@ class SharedService:
 
     # ---- settling
 
-    def open_handle(self, group: str, text: str) -> tuple[Receipt, QueueLedger | None]:
-        """A handle of this group. Raises InvalidReceiptHandle."""
+    def open_handle(self, group: str, text: str, topic: str | None = None) -> tuple[Receipt, QueueLedger | None]:
+        """A handle of this group and, where it is said, of this topic. Raises InvalidReceiptHandle."""
         receipt = self._handles.open_receipt(text)
         if receipt.group_hash != group_hash(group):
             raise InvalidReceiptHandle(f"the handle does not belong to group {group}")
         if not self._state.topics.is_live(receipt.incarnation):
             raise InvalidReceiptHandle("the topic of the handle was deleted")
+        if topic is not None:
+            known = self._state.topics.find(topic)
+            if known is None or known.incarnation != receipt.incarnation:
+                raise InvalidReceiptHandle(f"the handle does not belong to topic {topic}")
         return receipt, self._state.shared.find(group, receipt.incarnation, receipt.queue)
 
     def _valid(self, group: str, ledger: QueueLedger, receipt: Receipt) -> bool:
@@ -507,14 +512,16 @@ class SharedService:
         last = self._recovered.get((group, receipt.incarnation, receipt.queue), 0)
         return (last - receipt.serial) & 0xFFFFFFFF < 0x80000000
 
-    def ack(self, group: str, handles: Sequence[str], done: Callable[[list[KourouError | None]], None]) -> None:
+    def ack(
+        self, group: str, handles: Sequence[str], done: Callable[[list[KourouError | None]], None], topic: str | None = None
+    ) -> None:
         """Settle deliveries; ``done`` gets an error, or None, for each. Settled before is no error."""
         results: list[KourouError | None] = [None] * len(handles)
         settled: dict[int, dict[int, list[int]]] = {}
         for number, text in enumerate(handles):
             try:
                 self._journal.check_open()
-                receipt, ledger = self.open_handle(group, text)
+                receipt, ledger = self.open_handle(group, text, topic)
                 if ledger is None or receipt.queue_offset >= ledger.next:
                     raise InvalidReceiptHandle("the delivery was lost in a restart; the message will come again")
                 if self._valid(group, ledger, receipt):
@@ -546,22 +553,22 @@ class SharedService:
 
     def put_off(
         self, group: str, text: str, invisible_ms: int, *, uncounted: bool = False,
-        done: Callable[[str | KourouError], None],
+        done: Callable[[str | KourouError], None], topic: str | None = None,
     ) -> None:  # fmt: skip
         """Change when a delivered message comes back; ``done`` gets the new handle, or what is wrong."""
         try:
             self._journal.check_open()
-            receipt, ledger = self.open_handle(group, text)
+            receipt, ledger = self.open_handle(group, text, topic)
             if ledger is None or not self._valid(group, ledger, receipt):
                 raise InvalidReceiptHandle("the time of the delivery is over, or the message was settled since")
         except KourouError as failure:
             done(failure)
             return
         due_ms = self._clock.wall_ms() + invisible_ms
-        counted = ledger.open[receipt.queue_offset].attempt >= receipt.attempt  # it was not suspended before
+        counted = ledger.lease(receipt.queue_offset).attempt >= receipt.attempt  # it was not suspended before
         mode = UNCOUNTED if uncounted and counted else CHANGED
         self._due(group, receipt.incarnation, [(receipt.queue, receipt.queue_offset, due_ms, mode)], confirmed := _Once())
-        lease = ledger.open[receipt.queue_offset]
+        lease = ledger.lease(receipt.queue_offset)
         handle = self._handles.receipt(receipt._replace(serial=lease.serial, epoch=self._store.epoch))
         confirmed.then(lambda failure: done(failure if failure is not None else handle))
 

@@ -1,0 +1,89 @@
+"""Reading a broker's queues at one of its slaves while there is no master: what was confirmed, in the order of each queue.
+
+A slave hands out what its master told it was confirmed, so there is an end to it; what is finished is committed later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from kourou.client.cluster import Cluster
+from kourou.core import wire
+from kourou.core.errors import KourouError, OffsetOutOfRange
+from kourou.core.wire import Code
+from kourou.transport.connection import Connection
+
+if TYPE_CHECKING:
+    from kourou.client.subscription import Position, Subscription
+
+FETCH_BYTES = 256 * 1024
+PAUSE_S = 0.25  # when nothing was new in any queue; doubled up to
+PAUSE_S_MAX = 2.0
+IDLE_ROUNDS = 3  # then another slave may have more
+
+
+class SlaveReading:
+    """Feeds the positions of a subscription until it is stopped."""
+
+    def __init__(self, cluster: Cluster, subscription: Subscription, *, topic: str, credit: int) -> None:
+        self._cluster = cluster
+        self._subscription = subscription
+        self._topic = topic
+        self._free = credit  # bytes
+        self._room = asyncio.Event()
+        self._task: asyncio.Task[Any] = cluster.spawn(self._run())
+
+    def took(self, size: int) -> None:
+        """Bytes have left the inbox."""
+        self._free += size
+        self._room.set()
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        turn = self._cluster.rng.getrandbits(16)
+        while True:
+            try:
+                connection = await self._cluster.replica(self._subscription.broker, self._topic, turn)
+                try:
+                    await self._read(connection)
+                finally:
+                    connection.close()
+            except KourouError:
+                await asyncio.sleep(PAUSE_S)
+            turn += 1
+
+    async def _read(self, connection: Connection) -> None:
+        """All queues in turn, until nothing has been new for some time. Raises KourouError."""
+        idle, pause = 0, PAUSE_S
+        while idle < IDLE_ROUNDS:
+            new = False
+            for position in list(self._subscription.positions.values()):
+                new |= await self._advance(connection, position)
+            if new:
+                idle, pause = 0, PAUSE_S
+                continue
+            idle += 1
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, PAUSE_S_MAX)
+
+    async def _advance(self, connection: Connection, position: Position) -> bool:
+        while self._free <= 0:
+            self._room.clear()
+            await self._room.wait()
+        if position.gone or position.queue in self._subscription.paused:
+            return False
+        header = wire.FETCH_REQUEST.pack(position.next, position.queue, FETCH_BYTES, 0, 0, 0)
+        topic = self._topic.encode()
+        try:
+            answer = await connection.ask(Code.FETCH, header=header, parts=(topic,), timeout_s=self._cluster.timeout_s)
+        except OffsetOutOfRange:
+            return False  # this one is behind
+        after, lowest, _ = wire.FETCH_ANSWER.unpack(answer.header)
+        if position.gone or after <= position.next or lowest > position.next:
+            return False  # nothing new; or it has deleted what the master may still have
+        self._free -= len(answer.body)
+        self._subscription.arrived(position, answer.body, after)
+        return True

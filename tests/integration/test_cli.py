@@ -334,7 +334,8 @@ def test_find(shell: Shell, client: Client) -> None:
 
 def test_status(shell: Shell, server: Server) -> None:
     status = shell.json("status")
-    assert status.keys() == {"cluster", "brokers", "troubles"}
+    assert status.keys() == {"cluster", "brokers", "members", "troubles"}
+    assert status["members"] == []  # a broker alone has none
     assert status["troubles"] == []
     (broker,) = status["cluster"]["brokers"]
     assert {"broker", "broker_id", "address", "epoch", "master", "version", "heard_ms_ago"} <= broker.keys()

@@ -32,7 +32,7 @@ class Master:
             sealed_size=len(sealed), sealed_crc=int.from_bytes(sealed[-4:], "little"), log_offset=self.log_offset,
             epoch=self.epoch, incarnation=1, queue_offset=offset, store_ms=0,
         )  # fmt: skip
-        return wire.WireMessage(wire.Code.FETCH, 0, 0, b"", memoryview(prefix + sealed))
+        return wire.WireMessage(wire.Code.FETCH, 0, 0, memoryview(b""), memoryview(prefix + sealed))
 
 
 SEEN = Witness(queue_offset=16, end=20, epoch=1, log_offset=500)

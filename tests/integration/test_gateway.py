@@ -456,7 +456,9 @@ async def test_settings_that_are_refused(node: Node, bad: str) -> None:
     async with Official(node, client=" " if bad == "anonymous" else None) as client:
         stream = client.stream()
         with suppress(grpc.aio.AioRpcError):
-            if bad != "anonymous":  # refused before it says anything, and a write to a stream that is over has its own status
+            if (
+                bad != "anonymous"
+            ):  # refused before it says anything, and a write to a stream that is over has its own status
                 await stream.write(service.TelemetryCommand(settings=asked))
             assert await stream.read() is grpc.aio.EOF, "it was answered"
         assert await stream.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -49,6 +49,7 @@ class Waiter:
     done: Callable[[Outcome], None]
     finished: bool = False
     timer: asyncio.TimerHandle | None = None  # ends it
+    cancelled: bool = False
 
     def finish(self, outcome: Outcome) -> None:
         if not self.finished:

@@ -19,6 +19,7 @@ from kourou.broker.machines.topics import Topic
 from kourou.broker.services.journal import Arrived, Journal
 from kourou.broker.services.records import DecodedFrame, RecordReader
 from kourou.broker.services.shared.alarms import Alarms, Place
+from kourou.broker.services.shared.copies import Copies
 from kourou.broker.services.shared.picking import Pick, Picker
 from kourou.broker.services.shared.request import Delivery, Outcome, ReceiveRequest, Waiter
 from kourou.broker.services.state import BrokerState
@@ -154,6 +155,7 @@ class SharedService:
     def cancel(self, waiter: Waiter) -> None:
         """Whoever waits has gone."""
         waiter.end()
+        waiter.cancelled = True
         request = waiter.request
         reader = self._readers.get((request.group, request.topic.incarnation))
         if reader is not None:
@@ -196,6 +198,7 @@ class SharedService:
         limit, room = min(request.limit, SERVED_AT_ONCE), request.bytes_max
         broken: KourouError | None = None
         untold: list[int] = []
+        copies = Copies() if self._journal.replicas is not None else None
         if not self._state.topics.is_live(reader.incarnation):
             raise TopicNotFound(f"topic {reader.topic} was deleted")
         if not request.limit:
@@ -212,7 +215,7 @@ class SharedService:
                 continue
             if pick is None:
                 continue
-            more = self._hand_out(request, queue, pick)
+            more = self._hand_out(request, queue, pick, copies.one() if copies is not None else _ignore)
             found += more
             room -= pick.size
             if len(found) >= limit or room <= 0:
@@ -230,8 +233,22 @@ class SharedService:
         if self._uncollected >= COLLECT_EVERY:
             self._uncollected = 0
             gc_tame.collect_young()
-        waiter.finish(found)
+        if copies is None:
+            waiter.finish(found)
+        else:  # a lease that the next master doesn't know is none
+            waiter.end()
+            copies.then(lambda failure: self._tell(waiter, found, failure))
         return True
+
+    def _tell(self, waiter: Waiter, found: list[Delivery], failure: KourouError | None) -> None:
+        """What was handed out is in the log of every member that counts."""
+        if failure is not None:
+            waiter.done(failure)
+        elif not waiter.cancelled:
+            waiter.done(found)
+        else:
+            for delivery in found:
+                self.put_off(waiter.request.group, delivery.handle, 0, uncounted=True, done=lambda outcome: None)
 
     @staticmethod
     def _order(reader: Reader, request: ReceiveRequest) -> list[int]:
@@ -309,10 +326,12 @@ class SharedService:
         find = self._records.find
         return lambda offset: find(key, offset)
 
-    def _hand_out(self, request: ReceiveRequest, queue: int, pick: Pick) -> list[Delivery]:
+    def _hand_out(
+        self, request: ReceiveRequest, queue: int, pick: Pick, confirmed: Callable[[KourouError | None], None]
+    ) -> list[Delivery]:
         incarnation = request.topic.incarnation
         due_ms = self._clock.wall_ms() + request.invisible_ms
-        self._journal.submit_applied(pick.record(request, queue, due_ms), _ignore)
+        self._journal.submit_applied(pick.record(request, queue, due_ms), confirmed)
         if not pick.chosen:
             return []
         ledger = self._state.shared.find(request.group, incarnation, queue)

@@ -93,7 +93,8 @@ def main() -> int:
             if totals["runs"] % 500 == 0:
                 print(f"{totals['runs']} seeds, {len(failed)} failed, {time.monotonic() - began:.0f} s", flush=True)
     seconds = time.monotonic() - began
-    print(f"{totals['runs']} seeds in {seconds:.0f} s on {options.processes} processes: {len(failed)} failed, {known} known to be open")
+    ended = f"{len(failed)} failed, {known} known to be open"
+    print(f"{totals['runs']} seeds in {seconds:.0f} s on {options.processes} processes: {ended}")
     print("  " + ", ".join(f"{name} {count:,}" for name, count in totals.items()))
     print("  faults: " + ", ".join(f"{name} {count:,}" for name, count in sorted(faults.items())))
     if failed:

@@ -121,6 +121,8 @@ def set_has_all(world: World, host: Host) -> None:
         return
     machine = leading.machine
     confirm = machine.confirm
+    if confirm < process.store.min_offset:
+        return  # what it knows to be confirmed was deleted by retention since
     counted = (*machine.members, *machine.eligible)
     if leading.electing is not None:  # what counts is what etcd has; a master may wait for more
         state = world.group_state()

@@ -47,6 +47,8 @@ def parse_endpoint(text: object, *, default_port: int | None = None) -> Endpoint
             raise BadRequest(f"address {text!r} has no port; expected host:port")
         host, port = text, str(default_port)
     host = host.removeprefix("[").removesuffix("]")
+    if not host.isprintable() or " " in host:
+        raise BadRequest(f"the host in address {text!r} has spaces or control characters")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise BadRequest(f"address {text!r} is not host:port with a port from 1 to 65535")
     return Endpoint(host, int(port))

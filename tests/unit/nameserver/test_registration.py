@@ -42,6 +42,9 @@ def report(**fields: Any) -> Any:
         ({"port": 70_000}, BadRequest),
         ({"advertised": "host:"}, BadRequest),
         ({"advertised": ""}, BadRequest),
+        ({"advertised": "ho\nst:5"}, BadRequest),
+        ({"advertised": "ho st:5"}, BadRequest),
+        ({"official_advertised": "\x00:5"}, BadRequest),
     ],
 )
 def test_a_broken_report_is_refused(fields: dict[str, Any], error: type[ClientFault]) -> None:
@@ -52,16 +55,19 @@ def test_a_broken_report_is_refused(fields: dict[str, Any], error: type[ClientFa
 def test_one_topic_that_is_not_understood_does_not_take_the_others_away() -> None:
     """A newer broker may have a type that this version does not know."""
     place = [nameserver_pb2.Placement(broker="b1", queues=2)]
+    huge = [nameserver_pb2.Placement(broker="b2", queues=4_294_967_295)]
     topics = [
         nameserver_pb2.TopicDefinition(name="orders", type="fifo", placement=place, created_ms=5),
         nameserver_pb2.TopicDefinition(name="newer", type="quantum", placement=place),
         nameserver_pb2.TopicDefinition(name="bad name", type="normal", placement=place),
+        nameserver_pb2.TopicDefinition(name="huge", type="normal", placement=[*place, *huge]),
     ]
     made, log = service()
     assert [topic.name for topic in made._parse(report(topics=topics)).topics] == ["orders"]
     assert [(event, fields["topic"]) for event, fields in log.events] == [
         ("topic_ignored", "newer"),
         ("topic_ignored", "bad name"),
+        ("topic_ignored", "huge"),
     ]
 
 

@@ -11,7 +11,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from kourou.core.clock import Clock
-from kourou.core.errors import BadRequest, KourouError
+from kourou.core.errors import BadRequest, KourouError, LimitExceeded
+from kourou.core.limits import QUEUES_PER_TOPIC_MAX
 from kourou.core.names import check_broker, check_topic
 from kourou.core.route import Placement, TopicType, parse_endpoint
 from kourou.http2.call import GrpcError, Kind, Method, StatusCode, StreamCall
@@ -143,8 +144,11 @@ class _Context:
 
 
 def parse_topic(value: Any) -> TopicDefinition:
-    """Raises IllegalName, or ValueError for a type that a newer version has invented."""
+    """Raises IllegalName, LimitExceeded, or ValueError for a type that a newer version has invented."""
     placement = tuple(Placement(check_broker(place.broker), place.queues) for place in value.placement)
+    queues = sum(place.queues for place in placement)
+    if queues > QUEUES_PER_TOPIC_MAX:  # clients list every one
+        raise LimitExceeded(f"the topic has {queues} queues; the limit is {QUEUES_PER_TOPIC_MAX}")
     return TopicDefinition(check_topic(value.name), TopicType(value.type), placement, value.created_ms)
 
 

@@ -17,7 +17,7 @@ from kourou.broker.store.copying import read_frames
 from kourou.broker.store.standing import NAME as STANDING
 from kourou.broker.store.standing import NONE, StandingFile
 from kourou.broker.store.store import Store
-from kourou.core.errors import DamagedLog, DiskFull, FlushFailed
+from kourou.core.errors import DiskFull, FlushFailed
 from kourou.core.frame import PREFIX_SIZE, Kind, parse_prefix, parse_sealed, record_bounds
 from tests.sim.crashdisk import Crash, CrashDisk
 from tests.sim.network import Link, Network
@@ -342,15 +342,3 @@ class Host:
     def has(self, offset: int, checksum: int) -> bool:
         """Is its log, on disk or in the page cache, this very log up to here?"""
         return offset == 0 or self.ends.get(offset) == checksum
-
-
-def whole_log(process: Process) -> bytes:
-    store = process.store
-    data, at = b"", store.min_offset
-    while at < store.end_offset:
-        piece = read_frames(store, at, end=store.end_offset, bytes_max=1 << 20, cached_only=False)
-        if piece is None:
-            raise DamagedLog("not cached")
-        data += piece
-        at += len(piece)
-    return data

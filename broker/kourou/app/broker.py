@@ -54,11 +54,14 @@ class BrokerProcess(BrokerServer):
     def make_node(self) -> MemberNode:
         return MemberNode(self.options, log=self.log, on_failure=self.fail)
 
+    def make_members(self, **answers: Any) -> MemberHandlers:
+        return MemberHandlers(**answers)
+
     # ---- start and stop
 
     async def start(self) -> dict[str, str]:
         self.node.open_storage()
-        self._members = MemberHandlers(status=self._status, digest=lambda: self.node.digest(), promote=self._promote)
+        self._members = self.make_members(status=self._status, digest=lambda: self.node.digest(), promote=self._promote)
         data = await self.listen(refusing({}, self._not_master))
         http = await self.listen_http()
         self._registrar.start()
@@ -197,15 +200,14 @@ class BrokerProcess(BrokerServer):
         async with self._changing:
             if self.node is not node or self._stopping:
                 return
-            assert self._server is not None
-            self._serve(refusing(self._members.table(), self._not_master))
-            self._server.drop_peers("this broker is not the master any more")
+            self._turn_away()
             if self._official is not None:
                 await self._official.close(grace_s=0.0)
                 self._official = None
             await self.tasks.stop()
             await node.leave(epoch=epoch, cut_to=cut_to, anew=anew)
             self.node = self.make_node()
+            assert self._server is not None
             self.node.watch(self._server)
             self.node.open_storage()
             self._follow()
@@ -273,6 +275,12 @@ class BrokerProcess(BrokerServer):
     def _serve(self, handlers: dict[int, Handler]) -> None:
         assert self._server is not None
         self._server.serve(handlers)
+
+    def _turn_away(self) -> None:
+        """Whoever is connected to what was the master."""
+        assert self._server is not None
+        self._serve(refusing(self._members.table(), self._not_master))
+        self._server.drop_peers("this broker is not the master any more")
 
     def _slaves_and_members(self) -> dict[int, Handler]:
         return {**self.node.master_handlers(), **self._members.table()}

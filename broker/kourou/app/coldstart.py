@@ -8,11 +8,13 @@ of them is waited for, and without it the master does not begin unless the opera
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kourou.app.groupwatch import GroupMember, GroupWatch
 from kourou.app.member import MemberNode
+from kourou.broker.services.replication.slave import ask_piece
 from kourou.broker.services.replication.tail import take_tail
 from kourou.broker.store.incarnation import Incarnations
 from kourou.core.errors import DamagedLog, KourouError, NotEnoughReplicas
@@ -23,11 +25,19 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 WAIT_S = 10.0
 PAUSE_S = 0.2
 ASK_S = 5.0
-PIECE_BYTES = 1024 * 1024
 
 
 def boot_id() -> str:
     return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+
+
+def is_cold(node: MemberNode, before: Incarnations, *, log: Any) -> bool:
+    """May its log lack what it had when the process ``before`` this one ended?"""
+    rebooted = not before.clean and before.boot != boot_id() and node.options.flush == "async"
+    lost = node.store.end_offset < node.standing.promised
+    if rebooted or lost:
+        log.warning("started_cold", lost_promised=lost, machine_rebooted=rebooted)
+    return rebooted or lost
 
 
 class ColdStart:
@@ -37,13 +47,7 @@ class ColdStart:
         self._log = log
 
     def is_cold(self) -> bool:
-        node = self._node
-        before = self._before()
-        rebooted = not before.clean and before.boot != boot_id() and node.options.flush == "async"
-        lost = node.store.end_offset < node.standing.promised
-        if rebooted or lost:
-            self._log.warning("started_cold", lost_promised=lost, machine_rebooted=rebooted)
-        return rebooted or lost
+        return is_cold(self._node, self._before(), log=self._log)
 
     def _before(self) -> Incarnations:
         try:
@@ -117,11 +121,8 @@ class ColdStart:
         async def ask(value: dict[str, Any]) -> memoryview:
             return (await connection.ask(Code.REPLICA_TAIL, parts=(encode_json(value),), timeout_s=ASK_S)).body
 
-        async def piece(name: str, offset: int) -> bytes:
-            value = {"session": 0, "name": name, "offset": offset, "size": PIECE_BYTES}
-            return bytes((await connection.ask(Code.REPLICA_FILE, parts=(encode_json(value),), timeout_s=ASK_S)).body)
-
         try:
+            piece = partial(ask_piece, connection, 0)
             count = await take_tail(node.store, node.state, node.identity, ask=ask, piece=piece, log=self._log)
         finally:
             connection.close()

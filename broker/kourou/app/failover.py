@@ -10,14 +10,14 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from kourou.app.broker import BrokerProcess
+from kourou.app.coldstart import boot_id, is_cold
 from kourou.app.member import MemberNode
 from kourou.app.options import BrokerOptions
 from kourou.broker.edge.etcd import Etcd, EtcdAccess
-from kourou.broker.edge.members import MemberHandlers, refusing
+from kourou.broker.edge.members import MemberHandlers
 from kourou.broker.edge.replication import dial, is_refused
 from kourou.broker.machines.electedmaster import ElectedMaster, SetWanted
 from kourou.broker.machines.election import Candidate, ElectionOptions
@@ -26,7 +26,7 @@ from kourou.broker.machines.replication import Member
 from kourou.broker.services.election.elected import ElectedReplication
 from kourou.broker.services.election.election import Election
 from kourou.broker.services.election.roles import Follow, Lead, Position
-from kourou.broker.services.replication.master import MasterReplication
+from kourou.broker.services.replication.master import MasterReplication, has_ended
 from kourou.broker.services.replication.slave import MasterLink
 from kourou.broker.store.incarnation import Incarnations
 from kourou.broker.store.standing import MASTER, SLAVE
@@ -43,10 +43,8 @@ LEAVE_S = 5.0
 DRAIN_S = 2.0
 DRAIN_PAUSE_S = 0.005
 PROMOTE_S = 20.0
-PROBES = 2
-PROBE_PAUSE_S = 0.02
+PROMOTE_PAUSE_S = 0.02
 PLEDGE_S = 0.4
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ElectedNode(MemberNode):
@@ -135,9 +133,6 @@ class FailoverProcess(BrokerProcess):
     async def start(self) -> dict[str, str]:
         urls = await super().start()
         options = self.options
-        self._members = PledgingMembers(
-            self._pledge, status=self._status, digest=lambda: self.node.digest(), promote=self._promote
-        )
         election = Election(
             Etcd(etcd_access(options)),
             self._candidate(urls["data plane"]),
@@ -164,30 +159,29 @@ class FailoverProcess(BrokerProcess):
         if self.failure is None:
             self._incarnations.closed(self.node.store.files)
 
+    def make_members(self, **answers: Any) -> MemberHandlers:
+        return PledgingMembers(self._pledge, **answers)
+
     async def _leads(self) -> bool:
         return False  # nobody has decided yet
 
     def _candidate(self, data_plane: str) -> Candidate:
         """Who this process is to its group. Its nonce is durable before anybody hears of it."""
         node, options = self.node, self.options
-        boot = BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
         try:
             before = Incarnations.load(node.store.files)
         except DamagedLog as failure:
             self.log.error("incarnations_lost", reason=str(failure))
             before = Incarnations((), "", False)
-        rebooted = not before.clean and before.boot != boot and options.flush == "async"
-        lost = node.store.end_offset < node.standing.promised
-        self._incarnations = before.begun(node.store.files, self._nonce, boot)
-        if lost or rebooted:
-            self.log.warning("started_cold", lost_promised=lost, machine_rebooted=rebooted)
+        cold = is_cold(node, before, log=self.log)
+        self._incarnations = before.begun(node.store.files, self._nonce, boot_id())
         return Candidate(
             options.broker_id,
             node.identity.storage_uuid,
             self._nonce,
             frozenset(before.nonces),
             options.advertised if options.advertised != "auto" else data_plane,
-            lost or rebooted,
+            cold,
             Position(node.store.epoch, node.store.end_offset),
         )
 
@@ -203,9 +197,7 @@ class FailoverProcess(BrokerProcess):
         if node.master is None:
             return
         node.master.machine.over = True
-        assert self._server is not None
-        self._serve(refusing(self._members.table(), self._not_master))
-        self._server.drop_peers("this broker is not the master any more")
+        self._turn_away()
         if not self._stopping:
             self._spawn(self._reopen(node))
 
@@ -337,11 +329,7 @@ class FailoverProcess(BrokerProcess):
 
     async def _probe(self, target: Follow) -> None:
         """The master's connection has ended, or none was to be had: is its process gone?"""
-        for _ in range(PROBES):
-            if not await is_refused(target.address):
-                return
-            await asyncio.sleep(PROBE_PAUSE_S)
-        if self._election is not None and self._target is target:
+        if await has_ended(target.address, is_refused) and self._election is not None and self._target is target:
             self._election.master_refuses(target.epoch)
 
     async def _promote(self, accept_loss: bool) -> dict[str, Any]:
@@ -356,10 +344,10 @@ class FailoverProcess(BrokerProcess):
             await election.request("elect" if accept_loss else "switchover", self.options.broker_id)
         except OutcomeUnknown as failure:
             raise NotConnected(str(failure)) from None
-        for _ in range(round(PROMOTE_S / PROBE_PAUSE_S)):
+        for _ in range(round(PROMOTE_S / PROMOTE_PAUSE_S)):
             if self.node.master is not None:
                 break
-            await asyncio.sleep(PROBE_PAUSE_S)
+            await asyncio.sleep(PROMOTE_PAUSE_S)
         else:
             raise NotMaster(
                 f"no switchover within {PROMOTE_S:g} s; the epoch was {before}. A member that is not in sync is refused; "

@@ -23,25 +23,19 @@ from kourou.broker.machines.history import next_epoch
 from kourou.broker.machines.replication import LogFacts, Member
 from kourou.broker.machines.replicationmaster import ReplicationMaster
 from kourou.broker.machines.replicationslave import ReplicationSlave
-from kourou.broker.services.fetch import FetchService
 from kourou.broker.services.journal import Journal
-from kourou.broker.services.lookup import LookupService
-from kourou.broker.services.positions import PositionService
 from kourou.broker.services.replication.master import MasterReplication
 from kourou.broker.services.replication.messages import CopyFacts
 from kourou.broker.services.replication.slave import Dial, SlaveReplication
 from kourou.broker.services.replication.tail import read_tail
-from kourou.broker.services.upkeep import Upkeep
 from kourou.broker.store import fullcopy
 from kourou.broker.store.copying import cut_back
 from kourou.broker.store.files import OsFiles
 from kourou.broker.store.fullcopy import Copy
 from kourou.broker.store.standing import MASTER, SLAVE, StandingFile
 from kourou.core.errors import FlushFailed
-from kourou.core.version import VERSION
 from kourou.core.wire import Code
 from kourou.runtime.tasks import Periodic
-from kourou.runtime.turns import Turns
 from kourou.transport.server import Handler
 
 LAGGING_BYTES_MAX = 10 * 1024 * 1024 * 1024  # log kept for a slave that is connected and behind
@@ -55,6 +49,8 @@ class MemberNode(BrokerNode):
 
     def open_storage(self) -> None:
         super().open_storage()
+        self.metrics.add(lambda: master_metrics(self))  # of the role that there is; it may change more than once
+        self.metrics.add(lambda: slave_metrics(self))
         self.standing = StandingFile(self.store.files)
         self.me = Member(self.identity.cluster, self.identity.broker, self.identity.broker_id, self.identity.storage_uuid)
 
@@ -115,7 +111,6 @@ class MemberNode(BrokerNode):
             refused=refused,
         )  # fmt: skip
         self.master.moved = self.journal.moved
-        self.metrics.add(lambda: master_metrics(self))
         if waits:
             self._attach(self.journal, self.master)
         else:  # a master without slaves has nobody to ask
@@ -175,25 +170,7 @@ class MemberNode(BrokerNode):
         )  # fmt: skip
         self.slave.apply_from = self.copy.offset if self.copy is not None else 0
         self.journal.replicas = self.slave
-        self.metrics.add(lambda: slave_metrics(self))
-        self.turns = Turns()
-        self.fetch = FetchService(store, state, self.journal, read_executor=self._read_pool)
-        self.positions = PositionService(store, state, self.journal)
-        self.lookup = LookupService(
-            store, state, self.journal, read_executor=self._read_pool, turns=self.turns, broker=options.name
-        )
-        self.upkeep = Upkeep(
-            store,
-            state,
-            self.journal,
-            executor=self._upkeep_pool,
-            clock=self.clock,
-            log=self._log,
-            snapshot_bytes=options.snapshot_bytes,
-            retention_ms=int(options.retention_hours * 3_600_000),
-            retention_bytes=options.retention_bytes,
-            release=self.release,
-        )
+        self.build_reading()
         return self.slave
 
     def slave_handlers(self) -> dict[int, Handler]:
@@ -333,28 +310,5 @@ class MemberNode(BrokerNode):
         replication = self.master.status() if self.master is not None else {}
         if self.slave is not None:
             replication = self.slave.status()
-        facts = super().status() if self.built else self._brief_status()
+        facts = super().status() if self.built else self.storage_status()
         return {**facts, "role": self.role, "replication": replication}
-
-    def _brief_status(self) -> dict[str, Any]:
-        store = self.store
-        return {
-            "version": VERSION,
-            "cluster": self.identity.cluster,
-            "broker": self.identity.broker,
-            "broker_id": self.identity.broker_id,
-            "epoch": store.epoch,
-            "flush": self.options.flush,
-            "log": {
-                "start": store.min_offset,
-                "end": store.end_offset,
-                "confirmed": self.journal.confirmed,
-                "synced": store.synced_offset,
-                "snapshot": store.snapshot_offset,
-                "segments": len(store.log.bases),
-                "damaged": store.damaged,
-            },
-            "disk": {"used_ratio": round(store.space.ratio, 4), "full": store.space.full},
-            "topics": len(self.state.topics.all()),
-            "groups": len(self.state.groups.all()),
-        }

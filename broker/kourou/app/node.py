@@ -173,9 +173,8 @@ class BrokerNode:
         )
         self.shared = SharedService(store, state, self.journal, self.records, self.handles, clock=clock, log=self._log)
         self.produce = ProduceService(state, self.journal, check_due=self.timers.check_due)
-        self.fetch = FetchService(store, state, self.journal, read_executor=self._read_pool)
+        self.build_reading()
         self.delivery = DeliveryService(store, self.journal, read_executor=self._read_pool)
-        self.positions = PositionService(store, state, self.journal)
         self.subscriptions = SubscriptionService(
             state,
             self.journal,
@@ -230,17 +229,13 @@ class BrokerNode:
             auto_create=options.auto_create,
         )
         self.admin.shared_members = self.messaging.agreement.members
-        self.gateway = Gateway(self.messaging, clock=clock, log=self._log)
+        self.gateway: Gateway = Gateway(self.messaging, clock=clock, log=self._log)
         self.transactions.asks_through(self.gateway)
         self.native_lite = LiteHandlers(self.messaging, self.lite, state)
         self.lite.on_evicted = self._lite_evicted
         self.native_transactions = TransactionHandlers(self.messaging, self.handles, log=self._log)
         self.transactions.asks_through(self.native_transactions)
         self.timers.start()
-        self.turns = Turns()
-        self.lookup = LookupService(
-            store, state, self.journal, read_executor=self._read_pool, turns=self.turns, broker=options.name
-        )
         self.resets = Resets(state, self.positions, self.subscriptions, self.shared)
         self.explain = ExplainService(store, state, self.journal, self.lookup, read_executor=self._read_pool)
         self.gravekeeper = Gravekeeper(store, state, self.journal, self.records, mover)
@@ -256,21 +251,31 @@ class BrokerNode:
             set_log_level=log.set_level,
         )
         self.official_admin = AdminApi(operations, self.gateway.clients, log=self._log, now_ms=clock.wall_ms)
+        self.lag = LoopLag()
+        self.metrics.add(lambda: node_metrics(self))
+        self.built = True
+
+    def build_reading(self) -> None:
+        """The services that every member has, whatever its role, around the journal."""
+        options, store, state = self.options, self.store, self.state
+        self.turns = Turns()
+        self.fetch = FetchService(store, state, self.journal, read_executor=self._read_pool)
+        self.positions = PositionService(store, state, self.journal)
+        self.lookup = LookupService(
+            store, state, self.journal, read_executor=self._read_pool, turns=self.turns, broker=options.name
+        )
         self.upkeep = Upkeep(
             store,
             state,
             self.journal,
             executor=self._upkeep_pool,
-            clock=clock,
+            clock=self.clock,
             log=self._log,
             snapshot_bytes=options.snapshot_bytes,
             retention_ms=int(options.retention_hours * 3_600_000),
             retention_bytes=options.retention_bytes,
             release=self.release,
         )
-        self.lag = LoopLag()
-        self.metrics.add(lambda: node_metrics(self))
-        self.built = True
 
     async def release(self, below: int) -> int:
         """Retention wants to delete the log below an offset; from where on it is still needed."""
@@ -345,6 +350,17 @@ class BrokerNode:
         self._opened = False
 
     def status(self) -> dict[str, Any]:
+        return {
+            **self.storage_status(),
+            "subscriptions": self.subscriptions.count,
+            "producers": len(self.state.producers),
+            "messages_in": self.produce.messages_in,
+            "messages_out": self.delivery.messages_out,
+            "loop_lag_max_ms": round(self.lag.max_ms, 3),
+        }
+
+    def storage_status(self) -> dict[str, Any]:
+        """What can be told without the services of a master."""
         store = self.store
         return {
             "version": VERSION,
@@ -365,9 +381,4 @@ class BrokerNode:
             "disk": {"used_ratio": round(store.space.ratio, 4), "full": store.space.full},
             "topics": len(self.state.topics.all()),
             "groups": len(self.state.groups.all()),
-            "subscriptions": self.subscriptions.count,
-            "producers": len(self.state.producers),
-            "messages_in": self.produce.messages_in,
-            "messages_out": self.delivery.messages_out,
-            "loop_lag_max_ms": round(self.lag.max_ms, 3),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from kourou.core.errors import BadRequest
@@ -123,7 +123,3 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 def _among(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise BadRequest(f"option {name} is {value!r}; allowed are {', '.join(allowed)}")
-
-
-def option_names() -> tuple[str, ...]:
-    return tuple(field.name for field in fields(BrokerOptions))

@@ -248,7 +248,7 @@ class Elector:
         if done or self._leaving:
             self._release(to, "it hands over" if to is None else f"it hands over to {to}", now_ms)
         else:
-            self._clear_operation(term)
+            self._clear_operation()
             self._effects.append(Resume(f"{to} did not get everything in time"))
 
     def asked_to_pledge(self, epoch: int, *, now_ms: int) -> bool:
@@ -485,7 +485,7 @@ class Elector:
             self._note(
                 "switchover_refused", to=to, reason="it is the master" if to == self.me.replica else "it is not in sync"
             )
-            self._clear_operation(term)
+            self._clear_operation()
         else:
             self._drain(term, to)
 
@@ -493,7 +493,7 @@ class Elector:
         term.draining, term.successor = True, to
         self._effects.append(Drain(to))
 
-    def _clear_operation(self, term: Term) -> None:
+    def _clear_operation(self) -> None:
         key = self._keys.op
         if self.view.op is not None:
             self._transact(Txn(((key, self.view.mod(key)),), (Delete(key),), (key,)))

@@ -318,13 +318,19 @@ class MasterReplication:
 
     async def _probe(self, replica: int) -> None:
         """A slave's connection has ended: is its process gone?"""
-        for _ in range(PROBES):
-            if not await self._refused(self._addresses[replica]):
-                return
-            await asyncio.sleep(PROBE_PAUSE_S)
-        self.machine.gone(replica)
-        self._perform()
-        self.moved()
+        if await has_ended(self._addresses[replica], self._refused):
+            self.machine.gone(replica)
+            self._perform()
+            self.moved()
+
+
+async def has_ended(address: str, refused: Callable[[str], Awaitable[bool]]) -> bool:
+    """Is the process that listened there gone? Asked more than once: one refusal may be chance."""
+    for _ in range(PROBES):
+        if not await refused(address):
+            return False
+        await asyncio.sleep(PROBE_PAUSE_S)
+    return True
 
 
 def _address(told: str | None, remote: str) -> str:

@@ -70,6 +70,13 @@ Dial = Callable[[dict[int, Pushed], Callable[[str], None]], Awaitable[MasterLink
 when there is no master, or none that answers."""
 
 
+async def ask_piece(link: MasterLink, session: int, name: str, offset: int) -> bytes:
+    """What follows in a file of another member; empty at its end."""
+    value = {"session": session, "name": name, "offset": offset, "size": FILE_PIECE_BYTES}
+    message = await link.ask(Code.REPLICA_FILE, parts=(encode_json(value),), timeout_s=ASK_S)
+    return bytes(message.body)
+
+
 class SlaveReplication:
     """This broker as a slave. ``journal.replicas`` is this."""
 
@@ -235,7 +242,7 @@ class SlaveReplication:
             self.machine.welcomed(number, answer, now_ms=self._clock.monotonic_ms())
         for effect in self.machine.take_effects():
             if isinstance(effect, Send) and isinstance(effect.message, Ready):
-                await self._files.fetch(self._files.missing_of_state(), partial(self._piece, link, effect.message.session))
+                await self._files.fetch(self._files.missing_of_state(), partial(ask_piece, link, effect.message.session))
                 code, _, value = encode(effect.message)
                 await link.ask_json(code, value, timeout_s=ASK_S)
             elif isinstance(effect, TakeCopy):
@@ -252,7 +259,7 @@ class SlaveReplication:
             pieces: list[bytes] = []
             size = 0
             while size < facts.size:
-                pieces.append(await self._piece(link, session, facts.name, size))
+                pieces.append(await ask_piece(link, session, facts.name, size))
                 size += len(pieces[-1])
                 if not pieces[-1]:
                     raise MessageNotFound(f"{facts.name} ends at {size}")
@@ -344,7 +351,7 @@ class SlaveReplication:
         link = self._link
         try:
             assert link is not None
-            await self._files.fetch(missing, partial(self._piece, link, batch.session))
+            await self._files.fetch(missing, partial(ask_piece, link, batch.session))
         except KourouError as failure:
             if self._link is link:
                 self._give_up(f"a file of timers could not be fetched: {failure}")
@@ -369,11 +376,6 @@ class SlaveReplication:
         if topics:
             self._on_changed()
         return arrived
-
-    async def _piece(self, link: MasterLink, session: int, name: str, offset: int) -> bytes:
-        value = {"session": session, "name": name, "offset": offset, "size": FILE_PIECE_BYTES}
-        message = await link.ask(Code.REPLICA_FILE, parts=(encode_json(value),), timeout_s=ASK_S)
-        return bytes(message.body)
 
     def _give_up(self, reason: str) -> None:
         self.last_error = reason

@@ -82,6 +82,8 @@ def due_ms_of(message: Message, *, now_ms: int) -> int | None:
     if delay is not None and deliver_at is not None:
         raise BadRequest("give delay or deliver_at, not both")
     try:
+        if isinstance(delay, bool) or isinstance(deliver_at, bool):
+            raise TypeError
         if delay is not None:
             seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
             due_ms = now_ms + math.ceil(seconds * 1000)

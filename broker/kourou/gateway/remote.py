@@ -306,7 +306,7 @@ class RemoteGateway:
     async def _quietly(self, broker: str, method: str, data: bytes, info: CallInfo) -> None:
         try:
             await self._tunnel.call(broker, method, data, info)
-        except Exception as failure:
+        except Exception as failure:  # the root of a task
             self._log.info("call_not_passed_on", call=method, broker=broker, reason=str(failure))
 
     def _spawn(self, coroutine: Any) -> None:

@@ -134,7 +134,7 @@ class SendHandlers:
         try:
             answer = service.SendMessageResponse.FromString(await self._passing.on(broker, "SendMessage", request, call))
             entry = answer.entries[0] if answer.entries else service.SendResultEntry(status=answer.status)
-        except Exception as failure:
+        except Exception as failure:  # whatever it was: the sender waits for an entry
             self.refused += 1
             entry = service.SendResultEntry(status=status_of(failure), message_id=message.system_properties.message_id)
         settle(entry)

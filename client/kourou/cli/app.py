@@ -120,6 +120,7 @@ _lazy(_admin, "hash", "admin:hash_", "Show the state of each member, by hash.", 
 
 _log = _branch("log", "Look at and repair the data directory of a stopped broker.", DISK)
 _lazy(_log, "inspect", "log:inspect", "Show segments and frames.")
+_lazy(_log, "position", "log:position", "Show how far a member of a broker group is.")
 _lazy(_log, "verify", "log:verify", "Check every checksum.")
 _lazy(_log, "rebuild", "log:rebuild", "Write the indexes anew from the log.")
 

@@ -18,6 +18,7 @@ FAILED = 1
 USAGE = 2  # wrong arguments, or something to install
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+DISK_FAILED = 74  # of a server; EX_IOERR of sysexits.h
 
 CLI_MODULES = frozenset({"cyclopts", "rich"})
 SERVER_MODULES = frozenset(

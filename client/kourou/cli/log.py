@@ -73,6 +73,23 @@ def _row(frame: dict[str, Any]) -> tuple[object, ...]:
     return tuple(values)
 
 
+def position(directory: Directory, /, *, output: Output = "table") -> None:
+    """Show whose directory it is, and the epoch and the end of its log. Reads only.
+
+    Of stopped members of a broker group, the one with the highest epoch, and of those the longest log, has most.
+    """
+    files = _open(directory)
+    from kourou.broker.store.position import position as position_of
+
+    found = position_of(files)
+    if output == "json":
+        print_json(found)
+    else:
+        header = ("BROKER", "ID", "EPOCH", "END", "PROMISED", "LAST ROLE")
+        row = (found["broker"], str(found["broker_id"]), str(found["epoch"]), found["end"], found["promised"], found["role"])
+        print_table(header, [row])
+
+
 def verify(directory: Directory, /, *, output: Output = "table") -> int:
     """Check every frame, index and snapshot. Reads only. Exit status 1 if anything is wrong."""
     files = _open(directory)

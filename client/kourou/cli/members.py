@@ -13,6 +13,7 @@ from kourou.transport.connection import connect
 
 ASK_S = 2.0
 AT_A_TIME = 32
+SILENT_MS = 3_000
 
 HEADER = ("BROKER", "ID", "ROLE", "EPOCH", "IN SYNC", "LOG END", "CONFIRMED", "LAG", "STATE")
 
@@ -41,7 +42,7 @@ async def _status(address: str) -> dict[str, Any]:
             connection.close()
     except KourouError as failure:
         return {"error": str(failure)}
-    return {name: facts.get(name) for name in ("role", "epoch", "log", "replication")}
+    return {name: facts.get(name) for name in ("role", "epoch", "log", "replication", "failover")}
 
 
 def rows(members: list[dict[str, Any]]) -> list[tuple[object, ...]]:
@@ -59,12 +60,40 @@ def troubles(members: list[dict[str, Any]]) -> list[str]:
             found.append(f"{name} has stopped replicating: {replication['halted']}")
         elif member.get("role") == "starting":
             found.append(f"{name} waits for slaves: min_isr is {replication.get('min_isr')}")
+        elif _is_late(member, _master_of(member, members)):
+            found.append(f"{name} is not in sync")
+        found += _election_troubles(name, member)
     return found
+
+
+def _election_troubles(name: str, member: dict[str, Any]) -> list[str]:
+    """Where the group elects its master: what this member says of the election, and a master of the others."""
+    failover = member.get("failover") or {}
+    found: list[str] = []
+    if failover.get("halted"):
+        found.append(f"{name} takes no part in elections: {failover['halted']}")
+    if (failover.get("etcd_silent_ms") or 0) > SILENT_MS:
+        found.append(f"{name} has not reached etcd for {failover['etcd_silent_ms'] / 1000:.0f} s")
+    if member.get("role") == "master":
+        gone = [m for m in failover.get("members") or [] if not m["live"] and m["broker_id"] != member["broker_id"]]
+        found += [f"broker {member['broker']} {m['broker_id']} ({m['address']}) is not there, as etcd shows" for m in gone]
+    return found
+
+
+def _is_late(member: dict[str, Any], master: dict[str, Any] | None) -> bool:
+    """Is it a slave that should be in the sync state set of its master, and is not?"""
+    known = (master or {}).get("replication") or {}
+    return (
+        member.get("role") == "slave"
+        and "set" in known
+        and member["broker_id"] not in known["set"]
+        and not (member.get("replication") or {}).get("learner")
+    )
 
 
 def _master_of(member: dict[str, Any], members: list[dict[str, Any]]) -> dict[str, Any] | None:
     same = (m for m in members if m["broker"] == member["broker"] and m.get("role") in ("master", "starting"))
-    return max(same, key=lambda m: int(m["epoch"]), default=None)
+    return max(same, key=lambda m: int(m.get("epoch") or 0), default=None)
 
 
 def _row(member: dict[str, Any], master: dict[str, Any] | None) -> tuple[object, ...]:

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from kourou.app.options import BrokerOptions
-from kourou.cli.failures import FAILED, CommandFailed
+from kourou.cli.failures import DISK_FAILED, FAILED, CommandFailed
 from kourou.cli.output import note, print_table
 from kourou.cli.settings import Setting, load
 from kourou.cli.values import format_size
-from kourou.core.errors import BadRequest
+from kourou.core.errors import BadRequest, FlushFailed
 from kourou.core.route import parse_endpoint
 
 DEFAULTS = BrokerOptions()
@@ -168,9 +168,31 @@ class FailoverFlags:
     ] = None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ReplicationFlags:
+    on_shortage: Annotated[
+        Literal["refuse", "degrade"] | None,
+        Parameter(help="With fewer members in sync than --min-isr: refuse sends, or degrade to those there are."),
+    ] = None
+    catchup_mib_s: Annotated[
+        float | None, _number("catchup_mib_s", "MiB/s for slaves that are not in sync, all together; 0: no limit.")
+    ] = None
+    retain_for_lagging_mib: Annotated[
+        int | None, _number("retain_for_lagging_mib", "MiB of log kept for a slave that is connected and behind.")
+    ] = None
+    slave_reads: Annotated[
+        bool | None, Parameter(help="Native stream consumers that are far behind read at a slave (default: on).")
+    ] = None
+    slave_reads_behind_mib: Annotated[
+        int | None, _number("slave_reads_behind_mib", "How far behind; 0: two fifths of this machine's memory.")
+    ] = None
+
+
 def broker(
     *,
     node: NodeFlags | None = None,
+    replication: ReplicationFlags | None = None,
     election: FailoverFlags | None = None,
     broker_id: Annotated[int | None, Parameter(help="0 is the master of its group, others are slaves (default: 0).")] = None,
     master: Annotated[
@@ -195,8 +217,9 @@ def broker(
     """Run a broker that registers with nameservers. Stops cleanly on SIGTERM or Ctrl-C."""
     flags = {**_given(node), "broker_id": broker_id, "nameservers": nameserver, "master": master, "ack": ack}
     flags |= {"min_isr": min_isr, "lag_max_s": lag_max_s, "learner": learner, "accept_loss": accept_loss}
-    if election is not None:
-        flags |= {field.name: getattr(election, field.name) for field in fields(election)}
+    for group in (replication, election):
+        if group is not None:
+            flags |= {field.name: getattr(group, field.name) for field in fields(group)}
     options, settings = load(
         BrokerOptions, flags=flags, config=config, environment=os.environ, defaults={"auto_create": False}
     )
@@ -316,13 +339,21 @@ def _serve(make: Callable[[Any], Coroutine[Any, Any, None]], *, host: str, log_l
     log.configure(log_level)
     warn_if_open(host)
     try:
+        _run(make(log.logger()))
+    except FlushFailed as failure:
+        raise CommandFailed(str(failure), status=DISK_FAILED) from None
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
         import uvloop
     except ModuleNotFoundError:
         if sys.platform != "win32":
+            work.close()
             raise
-        asyncio.run(make(log.logger()))
+        asyncio.run(work)
     else:
-        uvloop.run(make(log.logger()))
+        uvloop.run(work)
 
 
 def warn_if_open(host: str) -> None:

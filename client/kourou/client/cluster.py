@@ -11,7 +11,7 @@ import random
 import secrets
 import socket
 import zlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from kourou.client import fork
@@ -276,13 +276,16 @@ class Cluster:
         self._brokers[broker] = connection
         return connection
 
-    async def replica(self, broker: str, topic: str, turn: int) -> Connection:
-        """A connection to a slave of a broker group that holds a topic; whoever asks closes it. Raises NotConnected."""
+    async def replica(self, broker: str, topic: str, turn: int, *, among: Collection[int] | None = None) -> Connection:
+        """A connection to a slave of a broker group that holds a topic, to one ``among`` some if given; whoever asks closes
+        it. Raises NotConnected."""
         known = self.routes.get(topic)
         place = next((b for b in known.brokers if b.broker == broker), None) if known is not None else None
-        if place is None or not place.replicas:
+        found = place.replicas if place is not None else ()
+        endpoints = [endpoint for number, endpoint in found if among is None or number in among]
+        if not endpoints:
             raise NotConnected(f"broker {broker} has no slave that is known")
-        _, endpoint = place.replicas[turn % len(place.replicas)]
+        endpoint = endpoints[turn % len(endpoints)]
         connection = await self._connect(endpoint, {})
         if (name := connection.hello.get("server", {}).get("name")) != broker:
             connection.close()

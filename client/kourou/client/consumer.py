@@ -368,4 +368,5 @@ class Consumer:
             "start": options.start,
             "tags": sorted(options.tags) if options.tags is not None else None,
             "credit": options.credit,
+            "slave_reads": True,
         }

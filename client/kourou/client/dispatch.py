@@ -172,7 +172,7 @@ class Dispatcher:
         for lane in self.lanes.values():
             master = self._cluster.masters.get(lane.broker)
             if lane.connection is not None and master is not None and lane.connection.endpoint != master:
-                lane.connection = None  # another process is the master now
+                lane.left()
                 if lane.unresolved:
                     self._connect(lane)
         self.pump()

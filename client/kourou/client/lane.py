@@ -51,6 +51,7 @@ class Lane:
         self._reconnect = reconnect
         self._sequence = 0
         self._unknown: dict[int, Batch] = {}
+        self._asked: dict[int, Connection] = {}  # by sequence: whose answer is awaited
 
     @property
     def usable(self) -> bool:
@@ -80,27 +81,33 @@ class Lane:
         self._write(batch)
 
     def _write(self, batch: Batch) -> None:
-        assert self.connection is not None
+        connection = self.connection
+        assert connection is not None
         assert batch.sealed is not None
         started = self._loop.time()
+        self._asked[batch.sequence] = connection
 
         def answered(result: WireMessage | KourouError) -> None:
-            self._answered(batch, started, result)
+            self._answered(batch, connection, started, result)
 
-        self.connection.request(Code.PRODUCE, answered, header=_ONE_FRAME, parts=(batch.sealed,))
+        connection.request(Code.PRODUCE, answered, header=_ONE_FRAME, parts=(batch.sealed,))
 
-        if not self.connection.writable:
+        if not connection.writable:
             self.blocked = True
-            self.connection.on_writable(self._writable)
+            connection.on_writable(self._writable)
 
     def _writable(self) -> None:
         self.blocked = False
         self._pump()
 
-    def _answered(self, batch: Batch, started: float, result: WireMessage | KourouError) -> None:
+    def _answered(self, batch: Batch, asked: Connection, started: float, result: WireMessage | KourouError) -> None:
         sequence = batch.sequence
         if self.unresolved.get(sequence) is not batch:
             return  # given up meanwhile
+        if self._asked.get(sequence) is not asked:
+            self._answered_late(batch, result)
+            return
+        del self._asked[sequence]
         now = self._loop.time()
         if isinstance(result, OutcomeUnknown):
             self._faults.failed(self.broker, now)
@@ -123,6 +130,13 @@ class Lane:
         self._settle(batch)
         self._resolved(self, batch, outcome)
 
+    def _answered_late(self, batch: Batch, result: WireMessage | KourouError) -> None:
+        """By a former master, after its successor has been asked: only that it is stored counts."""
+        outcome = result if isinstance(result, KourouError) else self._parse(batch, result)
+        if isinstance(outcome, Stored):
+            self._settle(batch)
+            self._resolved(self, batch, outcome)
+
     @staticmethod
     def _stays_unknown(batch: Batch, refusal: KourouError) -> bool:
         """A frame that may be stored must not move to another queue for a refusal that comes afterwards: that says
@@ -141,6 +155,7 @@ class Lane:
     def _settle(self, batch: Batch) -> None:
         self.unresolved.pop(batch.sequence, None)
         self._unknown.pop(batch.sequence, None)
+        self._asked.pop(batch.sequence, None)
         if batch.pinned is not None and batch.queue is not None:
             self.busy.discard((batch.topic, batch.queue[1]))
 
@@ -168,6 +183,15 @@ class Lane:
             log_offset,
             batch.dues,
         )
+
+    def left(self) -> None:
+        """Another process is the master now. The former one may never answer, as when it is frozen or cut off."""
+        self.connection = None
+        for sequence in self._asked:
+            batch = self.unresolved[sequence]
+            batch.unknown = True
+            self._unknown[sequence] = batch
+        self._asked.clear()
 
     def connected(self, connection: Connection) -> None:
         """Take a new connection, and send again what is unknown, in order."""

@@ -20,7 +20,7 @@ class Router:
         self._expected: set[Subscription] = set()
         self._early: list[WireMessage] = []
         self._connection = connection
-        for code in (Code.DELIVER, Code.ASSIGN, Code.REVOKE):
+        for code in (Code.DELIVER, Code.ASSIGN, Code.REVOKE, Code.ELSEWHERE):
             connection.handlers[code] = self._take
 
     @staticmethod
@@ -62,5 +62,7 @@ class Router:
             subscription.delivered(message)
         elif message.code == Code.ASSIGN:
             subscription.assigned(value)
+        elif message.code == Code.ELSEWHERE:
+            subscription.elsewhere(value)
         else:
             subscription.revoked(message, value)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from kourou.client.cluster import Cluster, is_retryable
+from kourou.client.farreading import FarReading
 from kourou.client.handover import Handover, Witness
 from kourou.client.router import Router
 from kourou.client.slavereading import SlaveReading
@@ -30,6 +31,7 @@ class Position:
     __slots__ = (
         "committed",
         "done",
+        "foreign",
         "generation",
         "gone",
         "handed",
@@ -54,7 +56,8 @@ class Position:
         self.committed = offset
         self.skip = 0  # what is delivered below was finished before
         self.seen: Witness | None = None  # the last frame that was handed out
-        self.reading: SlaveReading | None = None  # that it is fed by; None: its master
+        self.reading: SlaveReading | FarReading | None = None  # at a slave, that it is, or was last, fed by
+        self.foreign = 0  # bytes from there that wait in the inbox
         self.gone = False
         self.releasing: Release | None = None  # the broker's request to let go, not answered yet
 
@@ -63,10 +66,13 @@ class Position:
 
     def took(self, size: int) -> None:
         """Bytes have left the inbox."""
-        if self.reading is None:
+        if self.foreign and self.reading is not None:
+            foreign = min(size, self.foreign)
+            self.foreign -= foreign
+            self.reading.took(foreign)
+            size -= foreign
+        if size:
             self.subscription.took(size)
-        else:
-            self.reading.took(size)
 
 
 class Release:
@@ -87,9 +93,13 @@ class Subscription:
         self.paused: set[int] = set()
         self._handover = Handover()
         self._reading: SlaveReading | None = None  # at a slave, while there is no master
+        self._far = FarReading(cluster, self, topic=consumer.topic, credit=consumer.options.credit)
         self._cluster = cluster
         self._consumer = consumer
         self._connection: Connection | None = None
+        self._seeks = 0  # under way for the consumer
+        self._nobody_seeks = asyncio.Event()
+        self._nobody_seeks.set()
         self._number = 0
         self._taken = 0  # bytes taken since credit was last granted
         self._keeper: asyncio.Task[Any] | None = None
@@ -147,6 +157,7 @@ class Subscription:
     def _lost(self, connection: Connection) -> None:
         if self._connection is connection:
             self._connection = None
+            self._far.stop()
             self._handover.hold(self.positions.values(), now=self._now())
             self._drop_all()
             self._ended.set()
@@ -182,8 +193,12 @@ class Subscription:
 
     def arrived(self, position: Position, data: memoryview, next_offset: int) -> None:
         """A slave has answered."""
-        start, position.next = position.next, next_offset
-        self._consumer.delivered(position, data, start, next_offset)
+        start, position.next = max(position.next, position.skip), next_offset
+        position.foreign += len(data)
+        if next_offset <= position.skip:
+            position.took(len(data))
+        else:
+            self._consumer.delivered(position, data, start, next_offset)
 
     def _drop_all(self) -> None:
         for position in list(self.positions.values()):
@@ -200,6 +215,7 @@ class Subscription:
         if self._keeper is not None:
             self._keeper.cancel()
         self._leave_slave()
+        self._far.stop()
         connection = self._connection
         if connection is not None and not connection.closed:
             try:
@@ -224,6 +240,35 @@ class Subscription:
             position.done = position.skip = self._handover.take(queue, offset, now=self._now())
             self.paused.discard(queue)
 
+    def elsewhere(self, value: dict[str, Any]) -> None:
+        """The master holds back what follows in a queue until ``come_back``."""
+        position = self.positions.get(value["queue"])
+        if position is None or position.session != value["session"] or position.generation != (value["epoch"], value["n"]):
+            return
+        position.next = value["offset"]
+        self._far.add(position, value["replicas"])
+
+    async def come_back(self, position: Position, *, stay: bool) -> None:
+        """Have the master go on with a queue. ``stay``: it is not to send us off again."""
+        await self._nobody_seeks.wait()  # else that says where to go on, if it succeeds
+        connection = self._connection
+        if connection is None or connection.closed or position.gone or position.releasing is not None:
+            return
+        done = asyncio.Event()
+
+        def answered(result: WireMessage | KourouError) -> None:
+            """At once: deliveries of the new session may lie right behind the answer. Where it is refused another has the
+            queue by now, or the connection ends; both are told otherwise."""
+            if not isinstance(result, KourouError):
+                answer = wire.decode_json(result.body, what="answer to SEEK")
+                position.session, position.next = answer["session"], answer["offset"]
+            done.set()
+
+        to = {"offset": position.next}
+        value = {"subscription": self._number, "queue": position.queue, "to": to, "stay": stay}
+        connection.request(Code.SEEK, answered, parts=(wire.encode_json(value),))
+        await done.wait()
+
     def revoked(self, message: WireMessage, value: dict[str, Any]) -> None:
         error = value.get("error")
         if error is not None:
@@ -232,6 +277,7 @@ class Subscription:
             if self._connection is not None:
                 Router.of(self._connection).remove(self._number)
             self._number, self._connection = 0, None
+            self._far.stop()
             self._drop_all()
             self._ended.set()
             return
@@ -353,11 +399,17 @@ class Subscription:
 
         request = {"subscription": self._number, "queue": position.queue, "to": to}
         connection.request(Code.SEEK, answered, parts=(wire.encode_json(request),))
+        self._seeks += 1
+        self._nobody_seeks.clear()
         try:
             async with asyncio.timeout(self._cluster.timeout_s):
                 await future
         except TimeoutError:
             raise OutcomeUnknown(f"broker {self.broker} did not answer SEEK within {self._cluster.timeout_s:g} s") from None
+        finally:
+            self._seeks -= 1
+            if not self._seeks:
+                self._nobody_seeks.set()
 
     async def pause(self, queues: list[int] | None, paused: bool) -> None:
         connection = self._need()

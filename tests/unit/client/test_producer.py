@@ -331,6 +331,48 @@ async def test_a_new_master_takes_over_what_is_unknown() -> None:
         assert [w.sealed for w in new.writes] == [w.sealed for w in old.writes]
 
 
+async def test_a_former_master_that_never_answers_is_not_waited_for() -> None:
+    """Frozen or cut off, it does not close its connections. What it answers late counts only if that is "stored"."""
+    async with FakeServer() as server, FakeServer("b") as old, FakeServer("b") as new:
+        server.brokers = {"b": old}
+        server.add_topic("t", placement={"b": 1})
+        old.topics = new.topics = server.topics
+        old.script += [Action.HOLD] * PRODUCER_WINDOW
+        new.script += [Action.HOLD]
+        async with Client(server.address) as client, client.producer(linger_ms=0, batch_bytes=1) as producer:
+            sending = [asyncio.create_task(producer.send("t", b"%d" % n)) for n in range(PRODUCER_WINDOW + 1)]
+            await old.until(lambda: len(old.held) == PRODUCER_WINDOW)
+            server.brokers = {"b": new}
+            server.push_routes()
+            await asyncio.gather(*sending[1:PRODUCER_WINDOW])  # the first is held by both, the last waits for a slot
+            old.release()
+            await asyncio.gather(*sending)
+            new.release()  # and the other answer of the first is too late
+            await producer.send("t", b"x")
+        assert [w.sealed for w in new.writes[:PRODUCER_WINDOW]] == [w.sealed for w in old.writes]
+        assert len(new.frames) == PRODUCER_WINDOW + 2
+
+
+async def test_the_end_of_the_connection_to_a_former_master_means_nothing() -> None:
+    async with FakeServer() as server, FakeServer("b") as old, FakeServer("b") as new:
+        server.brokers = {"b": old}
+        server.add_topic("t", placement={"b": 1})
+        old.topics = new.topics = server.topics
+        old.script += [Action.HOLD]
+        new.script += [Action.HOLD]
+        async with Client(server.address) as client, client.producer() as producer:
+            sending = asyncio.create_task(producer.send("t", b"x"))
+            await old.until(lambda: bool(old.held))
+            server.brokers = {"b": new}
+            server.push_routes()
+            await new.until(lambda: bool(new.held))
+            await old.stop()  # its connection ends: the outcome there is unknown
+            new.release()
+            receipt = await sending
+        assert receipt.broker == "b"
+        assert len(new.writes) == 1
+
+
 @pytest.mark.parametrize("options", [{"linger_ms": -1}, {"batch_bytes": 0}, {"deadline_s": 0}, {"buffer_bytes": 0}])
 async def test_options_out_of_range(options: dict[str, int]) -> None:
     async with FakeServer() as server, Client(server.address) as client:

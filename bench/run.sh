@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What `make bench` calls: install the contestants, run them beside ours, print the tables. Options go to `bench.py run`:
 #   bench/run.sh --quick --contestants kourou,redis --workloads w1,w2
+# `bench/run.sh failover …` is `make bench-failover`; its options go to `python -m bench.failover`.
 # `bench/run.sh official …` is `make bench-official`: the official API beside RocketMQ's; options go to `official/bench.py`.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,5 +23,10 @@ fi
 if [ "${1:-}" = official ]; then
   shift
   exec "$BENCH_RUN/venv/bin/python" "$here/official/bench.py" "$@"
+fi
+if [ "${1:-}" = failover ]; then
+  shift
+  cd "$root"
+  exec "$KOUROU_BENCH_PYTHON" -m bench.failover "$@"
 fi
 exec "$BENCH_RUN/venv/bin/python" "$here/bench.py" run "$@"

@@ -1,0 +1,207 @@
+"""One run: clients at work, fault after fault, each healed and waited for; then everything is compared and checked."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import random
+import sys
+import time
+from pathlib import Path
+
+from tests.chaos.faults.scene import Kind, Scene
+from tests.chaos.plan import KINDS, Step
+from tests.chaos.probe import Probe
+from tests.chaos.process import Process
+from tests.chaos.replicas import same_log, same_state, verified
+from tests.chaos.report import Outcome, Run
+from tests.chaos.world import Unwell, World
+
+RUNNING_S = 90.0
+DRAIN_S = 120.0
+SEND_S = 30.0
+CALM_S = (0.5, 2.0)
+FAULT_S = 240.0  # no fault takes longer, waiting for the cluster included
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+class Campaign:
+    def __init__(self, world: World, run: Run, *, quick: bool, rate: int | None) -> None:
+        self._world = world
+        self._run = run
+        self._quick = quick
+        self._begun = time.monotonic()
+        self._history = world.folder / "history"
+        python, native, groups = sys.executable, world.nameserver_addresses(), ",".join(world.groups)
+        probed = world.folder / "probe.jsonl"
+        self._probe = Probe(probed)
+        self._prober = Process(
+            "probe",
+            world.clients,
+            lambda: [
+                python, "-m", "tests.chaos.probe", "--native", native, "--groups", groups, "--out", str(probed),
+            ],
+            logs=world.logs,
+        )  # fmt: skip
+        self._workload: Process | None = None
+        if rate is not None and importlib.util.find_spec("tests.chaos.workload") is not None:
+            self._workload = Process(
+                "workload",
+                world.clients,
+                lambda: [
+                    python, "-m", "tests.chaos.workload", "--native", native, "--official", world.official,
+                    "--history", str(self._history), "--rate", str(rate), "--seed", str(run.seed),
+                ],
+                logs=world.logs,
+            )  # fmt: skip
+        elif rate is not None:
+            run.facts["workload"] = "none"
+
+    async def run(self, *, minutes: float | None) -> None:
+        try:
+            await self._start()
+            for number, step in enumerate(self._run.plan):
+                if minutes is not None and time.monotonic() - self._begun > minutes * 60:
+                    say(f"time is over after {number} faults")
+                    break
+                outcome = await self._one(number, step, KINDS[step.kind])
+                self._run.outcomes.append(outcome)
+                say(self._line(outcome))
+                if outcome.problems:
+                    self._run.problems += [f"fault {number}, {step.kind}: {problem}" for problem in outcome.problems]
+                    break
+            await self._end()
+        except Unwell as failure:
+            self._run.problems.append(str(failure))
+            say(f"FAILED: {failure}")
+
+    async def _start(self) -> None:
+        await self._world.start()
+        self._prober.start()
+        if self._workload is not None:
+            self._workload.start()
+            await self._said(self._workload, "running", RUNNING_S)
+        await self._sends(time.monotonic())
+        say("everything works; faults begin")
+
+    async def _said(self, process: Process, word: str, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while word not in process.log.read_text().splitlines():
+            if not process.alive or time.monotonic() > deadline:
+                raise Unwell(f"{process.name} does not say {word!r}:\n{process.tail()}")
+            await asyncio.sleep(0.1)
+
+    # ---- one fault
+
+    async def _one(self, number: int, step: Step, kind: Kind) -> Outcome:
+        world = self._world
+        chance = random.Random(step.seed)
+        group = world.groups[step.group % len(world.groups)]
+        outcome = Outcome(number, step.kind, group, "", self._since_begun(), 0.0, 0.0, 0.0, 0.0)
+        if kind.bad_host and world.library is None:
+            outcome.said = "SKIPPED: no C compiler"
+            return outcome
+        await asyncio.sleep(chance.uniform(*CALM_S))
+        self._probe.forget(time.monotonic() - 60)
+        begun = healed = time.monotonic()
+        outcome.at = self._since_begun()
+        try:
+            async with asyncio.timeout(FAULT_S):
+                outcome.said = await kind.happen(Scene(world, group, chance, self._quick))
+                healed = time.monotonic()
+                outcome.lasted = healed - begun
+                if not kind.may_end:
+                    outcome.problems += world.ended_by_themselves()
+                world.heal()
+                await world.whole()
+                outcome.whole = time.monotonic() - healed
+                await self._sends(healed)
+        except (Unwell, TimeoutError) as failure:
+            outcome.lasted = outcome.lasted or time.monotonic() - begun
+            outcome.problems.append(str(failure) or f"not over after {FAULT_S:.0f} s")
+            outcome.problems += await self._pictures()
+        self._probe.look()
+        outcome.gap = max(self._probe.gap_s(name, begun, time.monotonic()) for name in world.groups)
+        outcome.bound = kind.bound_s + (outcome.lasted if kind.stops else 0.0)
+        if outcome.gap > outcome.bound:
+            self._run.slow.append(f"fault {number}, {step.kind}: {outcome.gap:.1f} s without a send ({outcome.said})")
+        for process in (self._prober, self._workload):
+            if process is not None and not process.alive:
+                outcome.problems.append(f"{process.name} ended by itself with status {process.status}:\n{process.tail()}")
+        return outcome
+
+    async def _sends(self, since: float) -> None:
+        """Wait until every group has acknowledged a send that was begun since then."""
+        deadline = time.monotonic() + SEND_S
+        while True:
+            self._probe.look()
+            silent = [group for group in self._world.groups if not self._probe.ok_since(group, since)]
+            if not silent:
+                return
+            if time.monotonic() > deadline:
+                raise Unwell(
+                    f"the cluster is whole, and yet no send to {', '.join(silent)} is acknowledged in {SEND_S:.0f} s"
+                )
+            await asyncio.sleep(0.05)
+
+    async def _pictures(self) -> list[str]:
+        """What each broker says about itself at the moment of a failure."""
+        found = []
+        for broker in self._world.brokers:
+            facts = await broker.status() or {}
+            about = {name: facts.get(name) for name in ("role", "failover", "replication")}
+            found.append(f"{broker.name}: {about if facts else 'no answer'}\n{broker.process.tail(3)}")
+        return found
+
+    def _since_begun(self) -> float:
+        return round(time.monotonic() - self._begun, 1)
+
+    def _line(self, outcome: Outcome) -> str:
+        bad = "".join(f"\n    {problem}" for problem in outcome.problems)
+        times = f"gap {outcome.gap:5.2f} s, whole after {outcome.whole:5.2f} s"
+        return f"{outcome.number:4} {outcome.kind:26} {times}   {outcome.said}{bad}"
+
+    # ---- the end
+
+    async def _end(self) -> None:
+        """Clients drain, members are compared, histories checked."""
+        world, run = self._world, self._run
+        world.heal()
+        try:
+            await world.whole()
+        except Unwell as failure:
+            run.problems.append(f"in the end: {failure}")
+        if self._workload is not None:
+            say("clients drain")
+            status = await self._workload.stop(timeout_s=DRAIN_S)
+            if status not in (0, 2):
+                run.problems.append(f"the workload ended with status {status}:\n{self._workload.tail()}")
+        await self._prober.stop()
+        compared = 0
+        for group in world.groups:
+            run.problems += await same_state(world, group)
+            size, wrong = await asyncio.to_thread(same_log, world.members(group))
+            compared += size
+            run.problems += wrong
+        run.facts["log_bytes_compared"] = compared
+        if self._workload is not None:
+            await asyncio.to_thread(self._check, self._history)
+        for broker in world.brokers:
+            if await broker.process.stop() != 0:
+                run.problems.append(f"{broker.name} did not stop in good order: {broker.process.status}")
+        for broker in world.brokers:
+            run.problems += await asyncio.to_thread(verified, broker)
+        run.facts["tracebacks"] = sorted(
+            {path.name for path in world.logs.iterdir() if "Traceback (most recent" in path.read_text(errors="replace")}
+        )
+
+    def _check(self, history: Path) -> None:
+        from tests.chaos.checking import check
+
+        report = check(history)
+        self._run.checks = str(report)
+        if not report.ok:
+            self._run.problems.append("the histories are not what they must be")

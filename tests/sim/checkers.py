@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
+PLAIN, DELAYED, HALF = "plain", "delayed", "half"
+
+
 @dataclass(slots=True)
 class Sent:
     """A frame of a producer; ``outcome`` is ok, refused, unknown, or None while it is under way."""
@@ -17,6 +20,9 @@ class Sent:
     queue: int
     names: tuple[str, ...]
     outcome: str | None = None
+    kind: str = PLAIN
+    ending: str = ""  # of a half message: what its producer decides, if anything
+    ended: str | None = None  # ok, or what it was told instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ class History:
     received: list[Received] = field(default_factory=list)
     committed: list[Committed | Looked] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)  # names that were lost where the promise allows for it
+    rewound: dict[int, int] = field(default_factory=dict)  # queues of which something was lost, from an offset on
 
 
 Queues = Mapping[int, Sequence[str]]  # what a queue holds in the end, in order
@@ -76,7 +84,7 @@ def total_queue(history: History, queues: Queues) -> Iterator[str]:
     for sent in history.sent:
         attempted.update(sent.names)
         for name in sent.names:
-            if sent.outcome == "ok" and name not in count:
+            if sent.outcome == "ok" and sent.kind != HALF and name not in count and name not in history.lost:
                 yield f"lost: {name} was acknowledged"
             if sent.outcome == "refused" and name in count:
                 yield f"unexpected: {name} was refused"
@@ -87,12 +95,23 @@ def total_queue(history: History, queues: Queues) -> Iterator[str]:
             yield f"duplicated: {name} is there {times} times"
 
 
+def decisions(history: History, queues: Queues) -> Iterator[str]:
+    """A half message is seen when its producer has decided so, and then it is; in all other cases it never is."""
+    seen = {name for names in queues.values() for name in names}
+    for sent in history.sent:
+        for name in sent.names if sent.kind == HALF else ():
+            if name in seen and sent.ending != "commit":
+                yield f"undecided: {name} is seen, its producer decided {sent.ending or 'nothing'}"
+            if name not in seen and (sent.ending, sent.ended) == ("commit", "ok") and name not in history.lost:
+                yield f"lost: {name} was committed"
+
+
 def order(history: History, queues: Queues) -> Iterator[str]:
     """In each queue, what one producer sent comes in the order in which it was sent; a frame stays together."""
     wanted: dict[tuple[int, int], list[str]] = {}
     owner: dict[str, tuple[int, int]] = {}
     for sent in history.sent:
-        for name in sent.names:
+        for name in sent.names if sent.kind == PLAIN else ():
             wanted.setdefault((sent.producer, sent.queue), []).append(name)
             owner[name] = sent.producer, sent.queue
     for queue, names in queues.items():
@@ -114,6 +133,8 @@ def received_once_is_final(history: History, queues: Queues) -> Iterator[str]:
     """Whoever read an offset, ever and from whichever replica, saw what is there in the end."""
     for seen in history.received:
         held = queues.get(seen.queue, ())
+        if seen.offset >= history.rewound.get(seen.queue, 1 << 62):
+            continue
         what = f"consumer {seen.consumer} read {seen.name} at {seen.queue}:{seen.offset}"
         if seen.offset >= len(held):
             yield f"ahead: {what}; the queue ends at {len(held)}"
@@ -130,7 +151,7 @@ def nothing_skipped(history: History, queues: Queues) -> Iterator[str]:
         seen.setdefault(gap.consumer, set()).update((gap.queue, offset) for offset in range(gap.start, gap.end))
     for consumer, places in seen.items():
         for queue, held in queues.items():
-            for offset, name in enumerate(held):
+            for offset, name in enumerate(held[: history.rewound.get(queue)]):
                 if (queue, offset) not in places:
                     yield f"skipped: consumer {consumer} never received {name}, which is at {queue}:{offset}"
 
@@ -138,7 +159,7 @@ def nothing_skipped(history: History, queues: Queues) -> Iterator[str]:
 def offsets(history: History, queues: Queues) -> Iterator[str]:
     """Committed offsets never go back, and never pass the end of the queue."""
     last: dict[int, tuple[int, ...]] = {}
-    for event in history.committed:
+    for event in history.committed if not history.rewound else ():
         before = last.get(event.consumer)
         if before is not None and any(now < then for now, then in zip(event.places, before, strict=True)):
             if isinstance(event, Looked):
@@ -152,7 +173,7 @@ def offsets(history: History, queues: Queues) -> Iterator[str]:
                 yield f"beyond: consumer {event.consumer} has committed {place} of queue {queue}"
 
 
-ALL = (total_queue, order, received_once_is_final, nothing_skipped, offsets)
+ALL = (total_queue, decisions, order, received_once_is_final, nothing_skipped, offsets)
 
 
 def check(history: History, queues: Queues) -> list[str]:

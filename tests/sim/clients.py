@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.store import Appended
-from kourou.core.errors import KourouError
+from kourou.core.errors import KourouError, OffsetOutOfRange
 from kourou.core.frame import seal
 from kourou.core.route import Placement, TopicType
-from tests.sim.checkers import Committed, History, Looked, Received, Sent, Skipped
+from tests.sim.checkers import PLAIN, Committed, History, Looked, Received, Sent, Skipped
 from tests.sim.network import CLIENTS
-from tests.sim.process import Deleted, Process, Reply, Stored
+from tests.sim.process import TOPIC, Deleted, Process, Reply, Stored
 from tests.sim.timeline import START_MS
 
 if TYPE_CHECKING:
+    from tests.sim.sharedcheckers import Acknowledged, Got
     from tests.sim.world import World
 
-TOPIC = "orders"
 QUEUES = 3
 TIMEOUT_MS = 1_500
 UNKNOWN = object()
@@ -44,11 +44,18 @@ class Clients:
     def __init__(self, world: World) -> None:
         self._world = world
         self.history = History()
+        self.shared: list[Got | Acknowledged] = []  # what consumers of the shared group have seen
         self.incarnation = 0
         self.finishing = False
         self._calls: list[Call] = []
-        self._producers = [Producer(self, world, number) for number in range(world.settings.producers)]
-        self._consumers = [Consumer(self, world, number) for number in range(world.settings.consumers)]
+        settings = world.settings
+        self._producers: list[Producer] = [Producer(self, world, number) for number in range(settings.producers)]
+        self._producers += [DelayedProducer(self, world, 100 + number) for number in range(settings.delayed)]
+        self._producers += [HalfProducer(self, world, 200 + number) for number in range(settings.transactional)]
+        self._consumers: list[Consumer | SharedConsumer] = [
+            Consumer(self, world, number) for number in range(settings.consumers)
+        ]
+        self._consumers += [SharedConsumer(self, world, number) for number in range(settings.shared)]
 
     def start(self) -> None:
         self._create()
@@ -59,7 +66,7 @@ class Clients:
 
     @property
     def all_sent(self) -> bool:
-        return self.finishing and all(producer.finished for producer in self._producers)
+        return self.finishing and all(p.finished for p in self._producers) and not self._world.undelivered()
 
     @property
     def finished(self) -> bool:
@@ -67,6 +74,7 @@ class Clients:
 
     def waiting(self) -> list[str]:
         waiting = [producer.name for producer in self._producers if not producer.finished]
+        waiting += self._world.undelivered()
         return waiting + [consumer.name for consumer in self._consumers if not consumer.finished]
 
     # ---- requests
@@ -105,6 +113,12 @@ class Clients:
             if call.replica == replica and self._world.random.random() < 0.7:
                 self._back(call, UNKNOWN)
 
+    def asked(self, name: str, place: tuple[int, int]) -> None:
+        """A broker wants to know what is to become of a half message."""
+        for producer in self._producers:
+            if isinstance(producer, HalfProducer):
+                producer.asked(name, place)
+
     # ---- the topic
 
     def _create(self) -> None:
@@ -127,6 +141,9 @@ class Clients:
 class Producer:
     """One send at a time, each to a queue by chance; the queue is the message group."""
 
+    kind = PLAIN
+    counts = (1, 1, 2, 5)  # records of a send
+
     def __init__(self, clients: Clients, world: World, number: int) -> None:
         self.name = f"producer {number}"
         self.finished = False
@@ -144,16 +161,19 @@ class Producer:
         random = self._world.random
         self._sequence += random.choice((1, 1, 1, 2))
         queue = random.randrange(QUEUES)
-        count = random.choice((1, 1, 2, 5))
+        count = random.choice(self.counts)
         names = [f"{self._number}/{self._sequence}/{record}".encode() for record in range(count)]
         padding = bytes(random.choice((10, 100, 700)))
-        self._sealed = seal(
-            topic=TOPIC, queue_id=queue, records=[name + b" " + padding for name in names], born_ms=START_MS,
-            producer_id=1000 + self._number, sequence=self._sequence,
-        )  # fmt: skip
-        self._sent = Sent(self._number, queue, tuple(name.decode() for name in names))
+        self._sealed = self._seal(queue, [name + b" " + padding for name in names])
+        self._sent = Sent(self._number, queue, tuple(name.decode() for name in names), kind=self.kind)
         self._clients.history.sent.append(self._sent)
         self._try()
+
+    def _seal(self, queue: int, records: list[bytes], **more: Any) -> bytes:
+        return seal(
+            topic=TOPIC, queue_id=queue, records=records, born_ms=START_MS, producer_id=1000 + self._number,
+            sequence=self._sequence, **more,
+        )  # fmt: skip
 
     def _try(self) -> None:
         sealed, incarnation = self._sealed, self._clients.incarnation
@@ -165,15 +185,24 @@ class Producer:
         assert sent is not None
         if isinstance(answer, Appended):
             sent.outcome = "ok"
-            assert answer.end_offset in world.truth.sums, f"5: {sent.names[0]} is acknowledged, but not confirmed"
+            known = answer.end_offset in world.truth.sums or not world.truth.lost.isdisjoint(sent.names)
+            assert known, f"5: {sent.names[0]} is acknowledged, but not confirmed"
         elif answer is UNKNOWN:
             sent.outcome = "unknown"
         elif sent.outcome is None and world.random.random() < 0.1:
             sent.outcome = "refused"
         if sent.outcome in ("ok", "refused"):
-            world.timeline.after_ms(2 * world.settings.think_ms * world.random.random(), self.next)
+            self._settled(sent, answer)
         else:
             world.timeline.after_ms(world.random.choice((10, 50, 300)), self._try)
+
+
+    def _settled(self, sent: Sent, answer: object) -> None:
+        self._rest()
+
+    def _rest(self) -> None:
+        world = self._world
+        world.timeline.after_ms(2 * world.settings.think_ms * world.random.random(), self.next)
 
 
 class Consumer:
@@ -211,7 +240,7 @@ class Consumer:
     def _got(self, queue: int, place: int, answer: object) -> None:
         world = self._world
         if isinstance(answer, Stored):
-            found = [Received(self._number, queue, offset, _name(record)) for offset, record in answer.records]
+            found = [Received(self._number, queue, offset, name) for offset, name in answer.names]
             self._clients.history.received += found
             self._places[queue] = max(place, answer.next_offset)
             self._empty = 0 if found else self._empty + 1
@@ -221,6 +250,8 @@ class Consumer:
         elif isinstance(answer, Deleted):
             self._clients.history.skipped.append(Skipped(self._number, queue, place, answer.low))
             self._places[queue] = max(self._places[queue], answer.low)
+        elif isinstance(answer, OffsetOutOfRange) and world.truth.rewinds:
+            self._places[queue] = 0  # the log was rewound: it reads what is there now
         world.timeline.after_ms(20 + world.settings.think_ms * world.random.random(), self.next)
 
     def _all_read(self) -> bool:
@@ -268,5 +299,5 @@ class Consumer:
         self._clients.call(self._world.directory.master(), read, done)
 
 
-def _name(record: bytes) -> str:
-    return record.partition(b" ")[0].decode()
+from tests.sim.sharedclients import SharedConsumer  # noqa: E402  it needs what is above
+from tests.sim.waitingclients import DelayedProducer, HalfProducer  # noqa: E402

@@ -40,6 +40,10 @@ class Truth:
                 listener()
         return Outcome(True, self.revision)
 
+    def lose(self) -> None:
+        """Its data is gone: another cluster answers in its place, which counts from the beginning."""
+        self.revision, self.values, self.past = 1, {}, [(1, {})]
+
     def read(self, prefix: str, *, back: int = 0) -> Picture:
         """``back``: how many revisions ago."""
         revision, values = self.past[max(0, len(self.past) - 1 - back)]

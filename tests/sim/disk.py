@@ -104,6 +104,11 @@ class SimDisk:
         for node in {id(node): node for node in names.values()}.values():
             node.lose_power(random)
 
+    def delete(self, name: str) -> None:
+        """Somebody has removed a file, and that is on the platter."""
+        self.names.pop(name, None)
+        self._durable_names.pop(name, None)
+
     def flip(self, name: str, offset: int, bit: int = 0) -> None:
         """Bit rot, on the platter and in what reads see."""
         node = self.names[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from kourou.broker.machines.election import (
     Follow,
     Halt,
     Lead,
+    Left,
     Look,
     Note,
     Position,
@@ -38,6 +40,7 @@ from kourou.broker.store.incarnation import Incarnations
 from tests.sim.coordination import Truth
 from tests.sim.network import CLIENTS, Network
 from tests.sim.timeline import Timeline
+from tests.sim.violation import Ends
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -46,6 +49,11 @@ KEYS = Keys("sim", "group")
 CALL_MS = 400
 TICK_MS = 20
 PROBE_MS = 20
+DRAIN_MS, DRAIN_PAUSE_MS = 2_000, 10
+
+
+def _leave() -> None:
+    raise Ends("it was asked to", wanted=True)
 
 
 class Etcd:
@@ -82,6 +90,12 @@ class Etcd:
 
         self._network.carry(replica, CLIENTS, arrive)
 
+    def write(self, txn: Txn) -> None:
+        """An operator's."""
+        written = len(self.truth.written)
+        self.truth.transact(txn)
+        self._tell(tuple(self.truth.written[written:]))
+
     def _tell(self, values: tuple[Value, ...]) -> None:
         for replica, show in self._watchers.items():
             for _ in range(self._random.choice((0, 1, 1, 1, 1, 1, 2))):
@@ -91,7 +105,7 @@ class Etcd:
 class Electing:
     """One process's elector, and the roles that it decides on."""
 
-    def __init__(self, process: Process, etcd: Etcd) -> None:
+    def __init__(self, process: Process, etcd: Etcd, *, found: bool = False) -> None:
         self.process = process
         self.target: Follow | None = None
         self._etcd = etcd
@@ -113,7 +127,11 @@ class Electing:
             Position(store.epoch, store.end_offset),
         )
         process.adopt_incarnation(nonce)
-        options = ElectionOptions(min_isr=settings.min_isr, ack_all=settings.ack_all)
+        options = ElectionOptions(min_isr=settings.min_isr, ack_all=settings.ack_all, found=found)
+        if settings.unclean:  # all of it faster: anybody may take over after ten times the lease
+            options = replace(
+                options, lease_ms=1_300, renew_ms=200, leader_change_ms=100, successor_ms=100, unclean=True
+            )
         self.elector = Elector(me, KEYS, options, rng=process.random)
         etcd.watch(process.replica, self._show)
         self._tick()
@@ -177,14 +195,19 @@ class Electing:
             case AskPledges(epoch, replicas):
                 for replica in replicas:
                     process.network.ask_pledge(process.replica, replica, epoch, partial(self._pledged, epoch, replica))
-            case Drain():
-                process.whenever_later(1, self._drained)
+            case Drain(to):
+                self._drain(to, DRAIN_MS)
+            case Resume():
+                process.seen("switchover: given up")
+                if process.leading is not None:
+                    process.leading.draining = False
             case Halt(reason):
-                raise AssertionError(f"the elector of {process.replica} halts: {reason}")
+                raise Ends(reason, wanted=False)
+            case Left():
+                process.later(0, _leave)
             case Note(event, fields):
                 process.note(f"{event} {fields}")
-            case Resume():
-                pass
+                process.seen(f"elector: {event}")
 
     def _ask(self, send: Callable[[Callable[[object], None]], None], done: Callable[[object], None]) -> None:
         """One answer, or None when it does not come within the time of a call."""
@@ -204,8 +227,21 @@ class Electing:
         self.elector.pledged(epoch, replica, asked_ms=asked_ms)
         self.perform()
 
-    def _drained(self) -> None:
-        self.elector.drained(False, now_ms=self.now_ms())
+    def _drain(self, to: int | None, left_ms: int) -> None:
+        """Refuse what comes, until the successor has everything."""
+        leading = self.process.leading
+        done = False
+        if leading is not None and not leading.machine.over:
+            leading.draining, done = True, leading.has_everything(to)
+            if not done and left_ms > 0:
+                self.process.whenever_later(DRAIN_PAUSE_MS, lambda: self._drain(to, left_ms - DRAIN_PAUSE_MS))
+                return
+        self.process.seen("switchover: drained" if done else "switchover: not drained")
+        self.elector.drained(done, now_ms=self.now_ms())
+        self.perform()
+
+    def leave(self) -> None:
+        self.elector.leave(now_ms=self.now_ms())
         self.perform()
 
     # ---- roles, one change at a time

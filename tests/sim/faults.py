@@ -9,10 +9,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kourou.broker.machines.coordination import Put, Txn
+from kourou.broker.machines.electionstate import Operation
+from kourou.broker.store.epochs import NAME as EPOCHS
 from tests.sim import settings
+from tests.sim.electing import KEYS
 from tests.sim.host import Host
 from tests.sim.network import CLIENTS
 from tests.sim.settings import Fault
+
+BASE_BYTES = 2_000
+TERM_MS = 3_000
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -72,12 +79,19 @@ class Faults:
     def _may_lose(self, host: Host) -> bool:
         world = self._world
         others = [h for h in world.hosts if h is not host and h.replica not in world.lost and world.truth.is_in(h)]
+        if not world.settings.ack_all:  # the tail may go; not all of it
+            others = [h for h in world.hosts if h is not host and h.replica not in world.lost and self._has_base(h)]
         if world.settings.failover:
             state = world.group_state()
             return state is not None and any(other.replica in (*state.sss, *state.elr) for other in others)
         if host.replica == world.operator.named:  # and nobody else has met its epoch: static mode can't go on without it
             others = [other for other in others if world.operator.knows_epoch(other)]
         return bool(others)
+
+    def _has_base(self, host: Host) -> bool:
+        """Enough of a log that a group can go on with it."""
+        synced = host.process.store.synced_offset if host.process is not None else host.synced
+        return synced > BASE_BYTES
 
     def _do(self, fault: Fault, host: Host) -> Callable[[], None] | None:
         """What ends it; None when it did not happen."""
@@ -102,13 +116,15 @@ class Faults:
                 world.lost.add(host.replica)
                 operator.restart(host, fault.lasts_ms)
                 return _nothing
-            case settings.PAUSE if host.answers:
-                host.pause()
-                return partial(self._go_on, host, host.lives)
             case settings.RESET:
                 for link in network.of(host.replica):
                     network.reset(link)
                 return _nothing
+            case settings.ISOLATE | settings.ONE_WAY | settings.CLIENTS_AWAY | settings.PAUSE if self._two_lead():
+                return None  # nothing else tells the wrong one of two masters
+            case settings.PAUSE if host.answers:
+                host.pause()
+                return partial(self._go_on, host, host.lives)
             case settings.ISOLATE:
                 ways = [(host.replica, other) for other in (*others, CLIENTS)]
                 return self._cut([*ways, *((b, a) for a, b in ways)])
@@ -138,6 +154,47 @@ class Faults:
             case settings.ETCD_AWAY:
                 world.etcd.away += 1
                 return self._etcd_back
+            case settings.WIPE_ANY if any(self._may_go_on(h) for h in world.hosts if h is not host):
+                host.stop(tell=True)
+                host.wipe()
+                world.lost.add(host.replica)
+                operator.restart(host, fault.lasts_ms)
+                return _nothing
+            case settings.POWER_ALL if all(self._may_go_on(h) for h in world.hosts):
+                for one in world.hosts:
+                    if not world.settings.sync_flush:
+                        world.lost.add(one.replica)
+                        one.cold = True
+                    one.lose_power()
+                    operator.restart(one, fault.lasts_ms // (1 + one.replica))
+                return _nothing
+            case settings.TERM if host.answers:
+                return self._terminate(fault, host)
+            case settings.EPOCHS:
+                host.stop(tell=True)
+                host.disk.delete(EPOCHS)
+                operator.restart(host, fault.lasts_ms)
+                return _nothing
+            case settings.BIT_ROT if host.process is not None and not world.any_rot():
+                return self._rot(fault, host)
+            case settings.FOREIGN if world.bad_inputs.stranger(host, fault.amount):
+                return _nothing
+            case settings.REPLAY if world.bad_inputs.replay(host, fault.amount):
+                return _nothing
+            case settings.SWITCHOVER if not world.etcd.away and not world.etcd_lost:
+                wish = Operation("switchover", fault.amount % 3, f"{fault.at_ms}")
+                world.etcd.write(Txn((), (Put(KEYS.op, wish.encode()),)))
+                return _nothing
+            case settings.ETCD_LOST if self._etcd_may_go():
+                state = world.group_state()
+                assert state is not None
+                world.last_sets = (*state.sss, *state.elr)
+                world.etcd_lost = True
+                world.etcd.truth.lose()
+                return _nothing
+            case settings.TWIN if self._twin_may_be(host):
+                operator.promote(host)
+                return _nothing
             case settings.WALL:
                 host.clock.jump_wall(fault.amount)
                 return _nothing
@@ -153,6 +210,60 @@ class Faults:
         host.lose_power()
         world.operator.restart(host, fault.lasts_ms)
         return _nothing
+
+    def _may_go_on(self, host: Host) -> bool:
+        world = self._world
+        if host.replica in world.lost or not self._has_base(host) or host.process is None:
+            return False
+        if world.settings.failover:
+            return True
+        return host.process.epoch >= max(world.terms, default=0)
+
+    def _terminate(self, fault: Fault, host: Host) -> Callable[[], None] | None:
+        process = host.process
+        assert process is not None
+        if process.electing is None:
+            host.finish()
+        else:
+            host.run(process.electing.leave)
+            host.later(TERM_MS, host.finish)
+        self._world.operator.restart(host, fault.lasts_ms + (0 if process.electing is None else TERM_MS))
+        return _nothing
+
+    def _rot(self, fault: Fault, host: Host) -> Callable[[], None] | None:
+        """Somewhere in a sealed segment, or in the index of one. Indexes are made anew, segments mend by themselves."""
+        names = sorted(name for name in host.disk.names if name.startswith("log/") and name.endswith((".seg", ".idx")))
+        last = max((name for name in names if name.endswith(".seg")), default="")
+        wanted = ".idx" if fault.amount % 2 else ".seg"
+        names = [name for name in names if name.endswith(wanted) and name != last and len(host.disk.names[name].written)]
+        if not names:
+            return None
+        name = names[fault.amount // 2 % len(names)]
+        node = host.disk.names[name]
+        at = fault.amount * 7919 % len(node.written)
+        self._world.saw(f"bit rot: in an {'index' if wanted == '.idx' else 'segment'}")
+        if wanted == ".idx":
+            host.disk.flip(name, at)
+            return _nothing
+        host.decay(node, at)
+        return host.make_whole
+
+    def _etcd_may_go(self) -> bool:
+        """Once a run, when there is a master, and nobody is away."""
+        world = self._world
+        state = world.group_state()
+        well = state is not None and state.master is not None and not world.etcd_lost and not world.operator.repairs.founded
+        return well and not world.lost and all(host.process is not None for host in world.hosts)
+
+    def _twin_may_be(self, host: Host) -> bool:
+        """A slave in sync is promoted although its master is there, and all hear of one another."""
+        world, following = self._world, host.process.following if host.process is not None else None
+        calm = not world.network.cut_anywhere and not world.network.slow_ms and all(h.answers for h in world.hosts)
+        return calm and following is not None and following.machine.in_sync and not self._two_lead()
+
+    def _two_lead(self) -> bool:
+        leads = [h for h in self._world.hosts if h.process is not None and h.process.leading is not None]
+        return self._world.settings.full and not self._world.settings.failover and len(leads) > 1
 
     def _fast_again(self, host: Host) -> None:
         self._world.network.slow_ms.pop(host.replica, None)

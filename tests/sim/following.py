@@ -197,6 +197,10 @@ class Following:
         except FlushFailed:
             raise
         except KourouError as failure:
+            if process.network.any_rot():
+                process.seen("bit rot: refused by a slave")
+                self._give_up()
+                return
             raise AssertionError(f"replica {process.replica} refuses a batch: {failure}") from failure
         for item in frames:
             if item.prefix.log_offset >= self.apply_from:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,11 +16,14 @@ from kourou.broker.store.standing import NAME as STANDING
 from kourou.broker.store.standing import NONE, StandingFile
 from kourou.broker.store.store import Store
 from kourou.core.errors import DiskFull, FlushFailed
-from kourou.core.frame import PREFIX_SIZE, Kind, parse_prefix, parse_sealed, record_bounds
+from kourou.core.frame import parse_prefix
+from tests.sim.contents import Content, Records, read_content
 from tests.sim.crashdisk import Crash, CrashDisk
+from tests.sim.disk import Node
 from tests.sim.network import Link, Network
 from tests.sim.process import Process
 from tests.sim.timeline import NodeClock, Timeline
+from tests.sim.violation import Ends, Violation
 
 if TYPE_CHECKING:
     from kourou.broker.machines.election import Follow
@@ -46,6 +47,14 @@ class Wire(Protocol):
         """``done`` is told when it was asked, if the other one pledges."""
         ...
 
+    def ask_producer(self, replica: int, name: str, place: tuple[int, int]) -> None:
+        """What is to become of a half message? The answer comes as a request of its own."""
+        ...
+
+    def any_rot(self) -> bool:
+        """Is a segment damaged anywhere?"""
+        ...
+
     def refuses(self, asking: int, replica: int) -> bool:
         """Does the host say that nobody listens?"""
         ...
@@ -56,7 +65,7 @@ class Frames:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], tuple[int, int]] = {}
-        self.contents: dict[tuple[int, int], Content] = {}  # of frames with messages
+        self.contents: dict[tuple[int, int], Content | Records] = {}
 
     def before(self, epoch: int, at: int) -> int | None:
         known = self._known.get((epoch, at))
@@ -78,23 +87,9 @@ class Frames:
         return sums[1]
 
     def _note_content(self, epoch: int, at: int, frame: bytes) -> None:
-        header = parse_sealed(frame, PREFIX_SIZE)
-        if header.kind == Kind.MESSAGES:
-            bounds = record_bounds(frame, PREFIX_SIZE, header)
-            start = PREFIX_SIZE + header.records_at
-            records = tuple(frame[start + a : start + b] for a, b in pairwise(bounds))
-            self.contents[epoch, at] = Content(header.queue_id, parse_prefix(frame).queue_offset, records)
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    queue: int
-    queue_offset: int
-    records: tuple[bytes, ...]
-
-
-class Violation(AssertionError):
-    """An invariant does not hold; the text begins with its number."""
+        content = read_content(frame)
+        if content is not None:
+            self.contents[epoch, at] = content
 
 
 class Host:
@@ -110,6 +105,8 @@ class Host:
         note: Callable[[str], None],
         touched: Callable[[Host], None],
         ended: Callable[[Host], None],
+        seen: Callable[[str], None],
+        halts: Callable[[Host, str], None],
     ) -> None:
         self.replica = replica
         self.disk = CrashDisk()
@@ -124,10 +121,11 @@ class Host:
             rate=1 + random.uniform(-0.02, 0.02),
             monotonic_skew_ms=random.randrange(1_000_000),
             wall_skew_ms=random.choice((0, 0, -3_600_000, 3_600_000)),
+            true=settings.true_clocks,
         )
         self.ends: dict[int, int] = {}
         self.places: list[tuple[int, int, int]] = []  # (end, start, epoch) of each frame
-        self.known_end = 0
+        self.known_start = self.known_end = 0
         self.epochs: list[tuple[int, int]] = []  # (epoch, start) as the frames in the log say
         self._settings = settings
         self._timeline = timeline
@@ -137,9 +135,13 @@ class Host:
         self._note = note
         self._touched = touched
         self._ended = ended
+        self._seen = seen
+        self._halts = halts
         self._held: list[Callable[[], None]] = []
         self._store: Store | None = None
         self.promised = 0  # what it last was
+        self.losses = 0  # how often it lost something that it had
+        self.rot: list[tuple[Node, int]] = []  # bytes with a wrong bit
         self.seen_epoch = 0
         self.synced = 0  # what it must still have after a power cut
 
@@ -165,13 +167,24 @@ class Host:
             action()
         except Crash:
             self._note("dies in the middle of it")
+            self._seen("process: dies in the middle of it")
             self.stop(tell=True)
+        except Ends as failure:
+            self._note(f"ends: {failure}")
+            if failure.wanted:
+                self.finish()
+            else:
+                self.stop(tell=True)
+                self._halts(self, str(failure))
         except FlushFailed as failure:
             self._note(f"ends: {failure}")
             self.stop(tell=True)
             self.cold = True  # its page cache can't be trusted
+            self.losses += 1
+            self._seen("process: ends, the disk fails")
         except DiskFull as failure:
             self._note(f"ends: {failure}")
+            self._seen("process: ends, the disk is full")
             self.stop(tell=True)
         self._touched(self)
 
@@ -207,6 +220,9 @@ class Host:
                 network=self._wire,
                 cold=self.cold,
                 whenever=partial(self._whenever, self.lives),
+                seen=self._seen,
+                rotten=lambda: bool(self.rot),
+                make_whole=self.make_whole,
             )
         except (Crash, FlushFailed, DiskFull) as failure:
             self._note(f"does not start: {failure!r}")
@@ -234,22 +250,51 @@ class Host:
         self.process = None
         self.paused = False
         self._held.clear()
+        self.make_whole()
         self.disk.kill()
         for link in self._network.of(self.replica):
             self._network.close(link, self.replica, silently=not tell)
         self._ended(self)
 
+    def finish(self) -> None:
+        """A clean stop."""
+        process = self.process
+        if process is None:
+            return
+        try:
+            process.note_standing()
+            process.sync()
+            self._seen("process: stopped in order")
+        except (Crash, FlushFailed, DiskFull) as failure:
+            self._note(f"does not stop in order: {failure!r}")
+            self.cold = self.cold or isinstance(failure, FlushFailed)
+        self.stop(tell=True)
+
+    def decay(self, node: Node, at: int) -> None:
+        """One bit of a file turns."""
+        _turn(node, at)
+        self.rot.append((node, at))
+
+    def make_whole(self) -> None:
+        """As it was before: the sector could be read after all."""
+        for node, at in self.rot:
+            _turn(node, at)
+        self.rot.clear()
+
     def lose_power(self) -> None:
         """The log ends where the platter says; its frames are read again when the host is back."""
         self.stop(tell=False)
         self.powered = False
+        self.losses += 1
         self.disk.power_loss(self._random)
 
     def wipe(self) -> None:
         self.stop(tell=True)
         self.disk = CrashDisk()
         self.wipes += 1
+        self.losses += 1
         self.ends, self.known_end, self.epochs, self.places = {}, 0, [], []
+        self.known_start = 0
         self.promised = self.seen_epoch = self.synced = 0
 
     def pause(self) -> None:
@@ -306,6 +351,7 @@ class Host:
         if store is not self._store:
             self._store = store
             self.ends, self.known_end, self.epochs, self.places = {}, store.min_offset, [], []
+            self.known_start = store.min_offset
         elif end < self.known_end:
             self._forget(end)
         at = self.known_end
@@ -342,3 +388,12 @@ class Host:
     def has(self, offset: int, checksum: int) -> bool:
         """Is its log, on disk or in the page cache, this very log up to here?"""
         return offset == 0 or self.ends.get(offset) == checksum
+
+
+def _turn(node: Node, at: int) -> None:
+    if at < len(node.written):
+        node.written[at] ^= 0x10
+    if at < len(node.durable):
+        durable = bytearray(node.durable)
+        durable[at] ^= 0x10
+        node.durable = bytes(durable)

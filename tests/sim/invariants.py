@@ -1,44 +1,18 @@
 """What must hold after every event: one function for each invariant of docs/simulation.md, with its number.
 
-They are asked about one host, after something happened in its process. ``Truth`` is everything that was ever confirmed.
+They are asked about one host, after something happened in its process. ``Truth`` (truth.py) is everything that was ever confirmed.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from tests.sim.host import Frames, Host, Violation
+from tests.sim.host import Host
+from tests.sim.violation import Violation
 
 if TYPE_CHECKING:
     from tests.sim.world import World
-
-
-class Truth:
-    """The log below the highest C that any member ever had: checksums by frame end."""
-
-    def __init__(self) -> None:
-        self.end = 0
-        self.sums: dict[int, int] = {0: 0}
-        self.queues: dict[int, list[str]] = {}  # what is in each queue, in order
-
-    def grow(self, host: Host, confirm: int, frames: Frames) -> None:
-        first = bisect_right(host.places, (self.end, 1 << 62, 0))
-        for end, start, epoch in host.places[first:]:
-            if end > confirm:
-                break
-            self.sums[end] = host.ends[end]
-            content = frames.contents.get((epoch, start))
-            if content is not None:
-                queue = self.queues.setdefault(content.queue, [])
-                if content.queue_offset != len(queue):
-                    raise Violation(f"4: queue offset {content.queue_offset} was given out; {len(queue)} follows")
-                queue += [record.partition(b" ")[0].decode() for record in content.records]
-        self.end = confirm
-
-    def is_in(self, host: Host) -> bool:
-        return host.has(self.end, self.sums[self.end])
 
 
 def one_master(world: World, host: Host) -> None:
@@ -63,6 +37,8 @@ def confirmed_is_final(world: World, host: Host) -> None:
     """4. Once any node had C > x, frame x is the same on every later master; and whoever has a C there has that frame."""
     process, truth = host.process, world.truth
     assert process is not None
+    if world.is_deposed(host):
+        return
     confirm = process.confirmed
     if confirm > truth.end:
         if confirm not in host.ends:
@@ -79,9 +55,14 @@ def new_master_has_all(world: World, host: Host) -> None:
     assert host.process is not None
     leading = host.process.leading
     if leading is not None and leading.epoch not in world.terms:
+        last = world.terms.get(max(world.terms, default=0))
         world.terms[leading.epoch] = host.replica
         if leading.epoch == max(world.terms) and not world.truth.is_in(host):
             end = world.truth.end
+            if world.may_lose_truth(host, leading, last):
+                lost = world.truth.rewind(host, world.frames)
+                world.note(host.replica, f"begins without {lost} bytes of what was confirmed")
+                return
             raise Violation(f"4: {host.replica} leads epoch {leading.epoch} without all that is confirmed up to {end}")
 
 
@@ -97,7 +78,9 @@ def members_have_it(world: World, host: Host) -> None:
     if moves and leading.electing is not None and not leading.electing.leads():
         raise Violation(f"14: C of {host.replica} moved to {moves[-1][0]} when its lease was over")
     for offset, members in moves:
-        if len(members) < world.settings.min_isr:
+        if world.is_deposed(host):
+            world.give_up(host, offset)
+        if world.settings.ack_all and len(members) < world.settings.min_isr:
             raise Violation(f"7: C moved to {offset} with {members} in the set; min_isr is {world.settings.min_isr}")
         if offset < leading.machine.term_end:
             raise Violation(f"7: C moved to {offset}, which is before the term's EPOCH frame ends")
@@ -117,7 +100,7 @@ def set_has_all(world: World, host: Host) -> None:
     process = host.process
     assert process is not None
     leading = process.leading
-    if leading is None or leading.machine.over or not world.settings.ack_all:
+    if leading is None or leading.machine.over or not world.settings.ack_all or world.is_deposed(host):
         return
     machine = leading.machine
     confirm = machine.confirm
@@ -134,7 +117,7 @@ def set_has_all(world: World, host: Host) -> None:
         if member in world.lost and not world.has_session(leading, other):
             continue  # the master can't know yet
         copied = other.process is not None and confirm < other.process.store.min_offset
-        if not copied and not other.has(confirm, world.truth.sums[confirm]):
+        if not copied and not other.has(confirm, world.truth.sums.get(confirm, -1)):
             raise Violation(f"8: {member} counts as in sync with {host.replica}, but lacks what is below C {confirm}")
 
 
@@ -160,14 +143,14 @@ def no_cut_below_promise(world: World, host: Host) -> None:
     if not host.cold and host.known_end < host.promised:
         raise Violation(f"11: {host.replica} was promised {host.promised} and has cut its log at {host.known_end}")
     host.promised = min(process.promised, host.known_end)
-    if process.following is not None and process.following.halted is not None:
+    if process.following is not None and process.following.halted is not None and not world.truth.rewinds:
         raise Violation(f"11: {host.replica} halts: {process.following.halted}")
 
 
 def told_c_is_true(world: World, host: Host) -> None:
     """13. The C that a follower was told is not above the master's."""
     assert host.process is not None
-    if host.process.confirmed > world.truth.end:
+    if host.process.confirmed > world.truth.end and not world.is_deposed(host):
         raise Violation(f"13: {host.replica} believes in C {host.process.confirmed}; confirmed is {world.truth.end}")
 
 
@@ -198,15 +181,15 @@ def retention_keeps(world: World, host: Host) -> None:
         raise Violation(
             f"19: the log of {host.replica} starts at {store.min_offset}, its snapshot is of {store.snapshot_offset}"
         )
-    if store.min_offset > world.truth.end:
+    if store.min_offset > world.truth.end and not world.is_deposed(host):
         raise Violation(f"19: the log of {host.replica} starts at {store.min_offset}, above C {world.truth.end}")
 
 
 ALL = (
     one_master,
     epochs_rise,
-    confirmed_is_final,
     new_master_has_all,
+    confirmed_is_final,
     members_have_it,
     set_has_all,
     set_covers_etcd,

@@ -69,6 +69,8 @@ class Leading:
         self._set: tuple[int, ...] = (process.replica,)
         self._waiting: deque[tuple[int, Reply, object]] = deque()
         self._leaving = False
+        self.draining = False
+        self.lossy = term is not None and term.lossy
         self.electing = electing
         options: dict[str, Any] = {
             "epoch": epoch,
@@ -95,6 +97,8 @@ class Leading:
 
     def refusal(self) -> KourouError | None:
         machine, store = self.machine, self.process.store
+        if self.draining:
+            return Busy("the master of this broker group is handing over", retry_after_ms=50)
         if machine.over:
             return NotMaster("this broker is no longer the master of its group")
         if machine.short:
@@ -102,6 +106,13 @@ class Leading:
         if store.end_offset - machine.confirm > WAITING_BYTES_MAX:
             return Busy("too much waits for slaves", retry_after_ms=50)
         return None
+
+    def has_everything(self, replica: int | None) -> bool:
+        """Is all that is in the log confirmed, and at this slave?"""
+        machine, end = self.machine, self.process.store.end_offset
+        if machine.confirm < end:
+            return False
+        return replica is None or any(s.member.replica == replica and s.appended >= end for s in machine.sessions())
 
     def wait(self, offset: int, reply: Reply, result: object) -> None:
         self._waiting.append((offset, reply, result))
@@ -266,7 +277,7 @@ class Leading:
         try:
             data = read_frames(store, wanted.start, end=end, bytes_max=wanted.bytes_max, cached_only=False)
         except DamagedLog as failure:
-            if wanted.start >= store.min_offset:  # only what was deleted meanwhile may be missing
+            if wanted.start >= store.min_offset and not self.process.rotten():  # else only what was deleted may be missing
                 raise AssertionError(f"the master can't read its log at {wanted.start}") from failure
             self.machine.lost(wanted.link)
             self._hang_up(wanted.link)

@@ -34,6 +34,7 @@ class Mutant:
     attribute: str
     replacement: Any
     failover: bool = False
+    full: bool = False
 
     @contextmanager
     def applied(self) -> Iterator[None]:

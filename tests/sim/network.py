@@ -73,6 +73,10 @@ class Network:
     def is_cut(self, source: int, target: int) -> bool:
         return (source, target) in self._cuts
 
+    @property
+    def cut_anywhere(self) -> bool:
+        return bool(self._cuts)
+
     def cut(self, source: int, target: int) -> None:
         self._cuts[source, target] = self._cuts.get((source, target), 0) + 1
 

@@ -15,6 +15,7 @@ from kourou.broker.store.standing import MASTER, NONE
 from tests.sim.electing import Electing
 from tests.sim.host import Host
 from tests.sim.network import CLIENTS
+from tests.sim.repairs import Repairs
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -85,6 +86,8 @@ class Operator:
         self._start_at: dict[int, int] = {}
         self._gone_since_ms: int | None = None
         self._patience_ms = 500
+        self.repairs = Repairs(world)
+        self._led_ms = 0
 
     # ---- processes
 
@@ -107,7 +110,8 @@ class Operator:
         assert process is not None
         if self._world.settings.failover:
             process.follow()
-            process.electing = Electing(process, self._world.etcd)
+            found = self.repairs.founder == host.replica
+            process.electing = Electing(process, self._world.etcd, found=found)
         elif process.wants_to_lead() and not self._world.directory.higher(host.replica, process.epoch):
             process.lead(promoted=False)
             self.named = host.replica
@@ -118,7 +122,7 @@ class Operator:
     def _may_start(self, host: Host) -> bool:
         """A former master only beside the one that was named since, a master that lost something never."""
         if self._world.settings.failover:
-            return True
+            return self.repairs.may_start(host)
         role = host.noted_role()
         leads = role == MASTER or (role == NONE and host.replica == 0)
         if not leads or (host.replica == self.named and host.replica not in self._world.lost):
@@ -134,6 +138,8 @@ class Operator:
             if host.process is None and self._start_at.get(host.replica, now_ms) <= now_ms and self._may_start(host):
                 self.start(host)
         leads = [h for h in world.hosts if h.process is not None and h.process.leading is not None]
+        if world.settings.full:
+            self._repair(bool(leads))
         if leads or world.settings.failover:
             self._gone_since_ms = None
             self._patience_ms = world.random.choice((100, 500, 2_000))
@@ -143,6 +149,11 @@ class Operator:
             self._promote(forced=now_ms - self._gone_since_ms > self._patience_ms + 3_000)
         world.timeline.after_ms(WATCH_MS, self.watch)
 
+    def _repair(self, led: bool) -> None:
+        now_ms = self._world.timeline.now_ms
+        self._led_ms = now_ms if led else self._led_ms
+        self.repairs.watch(now_ms - self._led_ms)
+
     def knows_epoch(self, host: Host) -> bool:
         """Has it a frame of the last term? One that has not would be promoted to an epoch that may be lower."""
         latest = max(self._world.terms, default=0)
@@ -151,7 +162,7 @@ class Operator:
     def _promote(self, *, forced: bool) -> None:
         world = self._world
         answering = [host for host in world.hosts if host.answers and host.process is not None]
-        if not any(world.truth.is_in(host) for host in answering):
+        if world.settings.ack_all and not any(world.truth.is_in(host) for host in answering):
             return  # more are away than the promise allows for
         sound = [host for host in answering if not host.disk.fail_syncs]  # nobody promotes a broker that reports a bad disk
         able = [host for host in sound if _promotable(host.process, forced) and self.knows_epoch(host)]
@@ -160,9 +171,12 @@ class Operator:
         chosen = max(able, key=_place)
         if any(_place(host) > _place(chosen) for host in answering):
             return  # "member … has more of the log; promote it"
-        if forced and not world.truth.is_in(chosen):
+        if forced and world.settings.ack_all and not world.truth.is_in(chosen):
             return  # the operator looked at what would be lost
         world.note(chosen.replica, "is promoted")
+        self.promote(chosen)
+
+    def promote(self, chosen: Host) -> None:
         chosen.run(partial(self._lead, chosen))
 
     def _lead(self, host: Host) -> None:

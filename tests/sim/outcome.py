@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from kourou.core.errors import KourouError
@@ -33,6 +33,16 @@ class Outcome:
     acknowledged: int  # sends
     faults: tuple[str, ...]
     failure: Failure | None
+    full: bool = False
+    seen: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> str:
+        return mode_of(failover=self.failover, full=self.full)
+
+
+def mode_of(*, failover: bool, full: bool) -> str:
+    return " ".join(word for word, said in (("failover", failover), ("full", full)) if said)
 
 
 def run(settings: Settings, *, world: World | None = None) -> Outcome:
@@ -54,11 +64,13 @@ def run(settings: Settings, *, world: World | None = None) -> Outcome:
         sum(sent.outcome == "ok" for sent in world.clients.history.sent),
         tuple(fault.kind for fault in world.faults.done),
         failure,
+        settings.full,
+        world.coverage(),
     )
 
 
-def run_seed(seed: int, *, failover: bool = False) -> Outcome:
-    return run(draw(seed, failover=failover))
+def run_seed(seed: int, *, failover: bool = False, full: bool = False) -> Outcome:
+    return run(draw(seed, failover=failover, full=full))
 
 
 def shrink(settings: Settings, failure: Failure) -> tuple[Settings, Failure]:
@@ -109,13 +121,14 @@ def explain(settings: Settings, failure: Failure, path: Path) -> None:
 Report = Callable[[str], None]
 
 
-def investigate(seed: int, failure: Failure, *, failover: bool, traces: Path, say: Report) -> None:
-    settings = draw(seed, failover=failover)
-    say(f"seed {seed}{' with failover' if failover else ''} FAILED at {failure.at_ms} ms: {failure.reason}")
+def investigate(outcome: Outcome, failure: Failure, *, traces: Path, say: Report) -> None:
+    seed = outcome.seed
+    settings = draw(seed, failover=outcome.failover, full=outcome.full)
+    say(f"seed {seed} {outcome.mode} FAILED at {failure.at_ms} ms: {failure.reason}")
     small, failure = shrink(settings, failure)
     say(f"  with {len(small.faults)} of {len(settings.faults)} faults: {failure.reason}")
     for fault in small.faults:
         say(f"    {fault.at_ms:6} ms  {fault.kind} of {fault.whom} for {fault.lasts_ms} ms ({fault.amount})")
-    path = traces / f"{seed}{'-failover' if failover else ''}.json"
+    path = traces / f"{'-'.join([str(seed), *outcome.mode.split()])}.json"
     explain(small, failure, path)
     say(f"  trace: {path}")

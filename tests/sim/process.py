@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kourou.broker.machines.history import next_epoch
 from kourou.broker.machines.replication import LogFacts, Member
+from kourou.broker.machines.topics import Topic
 from kourou.broker.services.journal import metadata_frame
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store import fullcopy, snapshot
@@ -25,11 +26,14 @@ from kourou.broker.store.recovery import INDEX_PART, open_store
 from kourou.broker.store.standing import MASTER, NONE, SLAVE, StandingFile
 from kourou.broker.store.store import StoreConfig
 from kourou.core.clock import Clock
-from kourou.core.errors import DiskFull, KourouError, NotMaster
-from kourou.core.frame import PREFIX_SIZE, Kind, iterate_frames, parse_sealed, record_bounds
+from kourou.core.errors import Busy, DiskFull, KourouError, NotMaster
+from kourou.core.frame import check_frame, iterate_frames, parse_sealed
 from kourou.core.wire import encode_json
+from tests.sim.contents import Content, read_content
 from tests.sim.following import Following
 from tests.sim.leading import CopyFacts, Leading
+from tests.sim.sharing import Receipt, Sharing
+from tests.sim.waiting import Waiting
 
 if TYPE_CHECKING:
     from kourou.broker.machines.election import Lead
@@ -38,14 +42,15 @@ if TYPE_CHECKING:
     from tests.sim.settings import Settings
 
 NO_FACTS = FrameFacts(0, None)
+TOPIC = "orders"
 Reply = Callable[[object], None]  # a result, or a KourouError
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a consumer gets: (queue offset, payload) in order, and where to go on."""
+    """What a consumer gets: (queue offset, name) in order, and where to go on."""
 
-    records: tuple[tuple[int, bytes], ...]
+    names: tuple[tuple[int, str], ...]
     next_offset: int
 
 
@@ -73,6 +78,9 @@ class Process:
         network: Wire,
         cold: bool = False,
         whenever: Callable[[Callable[[], None]], None],
+        seen: Callable[[str], None],
+        rotten: Callable[[], bool],
+        make_whole: Callable[[], None],
     ) -> None:
         self.replica = replica
         self.files = files
@@ -86,7 +94,12 @@ class Process:
         self.storage = storage
         self.whenever = whenever  # now, or when it is no longer paused
         self.whenever_later = later
+        self.seen = seen  # for the table of what has happened
+        self.rotten = rotten  # is something in its segments damaged?
+        self._make_whole = make_whole
         self.electing: Electing | None = None
+        self.waiting: Waiting | None = None
+        self.sharing: Sharing | None = None
         self.leading: Leading | None = None
         self.following: Following | None = None
         self.anew = False  # its log was thrown away for a copy
@@ -108,6 +121,7 @@ class Process:
 
     def _open(self) -> None:
         self.generation += 1
+        self._make_whole()
         self.files.lock()
         self.state = BrokerState(broker="group")
         self.copy: Copy | None = fullcopy.load(self.files)
@@ -117,12 +131,16 @@ class Process:
             config,
             restore=self.state.restore,
             apply=self.state.recovered,
-            notice=lambda event, fields: self.note(f"{event} {fields}"),
+            notice=self._notice,
             copied=self.copy,
         )
         self.store = self.recovered.store
         self.standing = StandingFile(self.files)
         self._oldest_snapshot = min(snapshot.list_offsets(self.files), default=0)
+
+    def _notice(self, event: str, fields: dict[str, object]) -> None:
+        self.note(f"{event} {fields}")
+        self.seen(f"store: {event}")
 
     @property
     def complete(self) -> bool:
@@ -161,8 +179,14 @@ class Process:
         self.store.begin_epoch(term.epoch, store_ms=self.clock.wall_ms())
         self.following = None
         self.leading = Leading(self, epoch=term.epoch, confirm=standing.confirm, term=term, electing=electing)
+        self._serve()
         self.leading.perform()
+        self.seen(f"leads: {term.reason.partition(';')[0]}")
         self.note(f"leads epoch {term.epoch} with {term.sss} {term.elr}: {term.reason}")
+
+    def _serve(self) -> None:
+        if self.settings.full:
+            self.waiting, self.sharing = Waiting(self), Sharing(self)
 
     def fence(self) -> None:
         """Not the master any more, from now on; a slave of nobody a little later."""
@@ -186,7 +210,9 @@ class Process:
             self.following.promoted(epoch)
             self.following = None
         self.leading = Leading(self, epoch=epoch, confirm=standing.confirm)
+        self._serve()
         self.leading.perform()
+        self.seen("leads: promoted" if promoted else "leads: restarted")
         self.note(f"leads epoch {epoch} from {self.store.end_offset}")
 
     def follow(self) -> None:
@@ -215,13 +241,14 @@ class Process:
         standing = self.standing
         confirm = standing.confirm if cut_to is None else min(standing.confirm, cut_to)
         standing.note(epoch=max(epoch, self.epoch), confirm=confirm, promised=standing.promised, role=SLAVE)
-        self.leading = self.following = None
+        self.leading = self.following = self.waiting = self.sharing = None
         self.generation += 1
         self.sync()
         files = self.files
         if anew is not None:
             facts, data = anew
             self.anew = True
+            self.seen("log: thrown away for a copy")
             fullcopy.erase(files)
             fullcopy.begin(files, start=facts.start, history=facts.history, data=data)
             standing.note(epoch=standing.epoch, confirm=0, promised=0, role=SLAVE)
@@ -229,6 +256,7 @@ class Process:
             fullcopy.erase(files)
             fullcopy.end(files)
         elif cut_to is not None:
+            self.seen("log: cut")
             cut_back(self.store, cut_to)
         self.standing.close()
         self.store.close()
@@ -259,6 +287,7 @@ class Process:
         """Seal full segments, write a snapshot when it is time, delete what nobody needs."""
         store = self.store
         store.space.refresh()
+        store.mending.run()
         while (job := store.take_seal_job()) is not None:
             job.run()
             store.finish_seal(job)
@@ -269,11 +298,14 @@ class Process:
                     if store.snapshot_offset <= self.confirmed:
                         fullcopy.end(self.files)
                         self.copy = None
+                        self.seen("log: copy complete")
             elif store.end_offset - store.snapshot_offset >= self.settings.snapshot_bytes:
                 self._snapshot()
+            self._retain()
         except DiskFull:
             return
-        self._retain()
+        except Busy:  # an index is damaged: it is made anew with the next round
+            self.seen("bit rot: met by upkeep")
 
     def _snapshot(self) -> None:
         store = self.store
@@ -286,6 +318,7 @@ class Process:
         self.sync()
         snapshot.write(self.files, offset, snapshot.encode(offset, parts))
         store.snapshot_offset = offset
+        self.seen("snapshots by masters" if self.leading is not None else "snapshots by slaves")
         self._oldest_snapshot = min(snapshot.offsets(self.files), default=0)
 
     def _retain(self) -> None:
@@ -295,8 +328,11 @@ class Process:
         if self.leading is not None:
             needed = self.leading.machine.needed_from(lagging_bytes_max=self.settings.lagging_bytes_max)
             floor = min(floor, floor if needed is None else needed)
+        held = self.state.transactions.lowest_log_offset(), self.state.timers.lowest_log_offset()
+        floor = min((floor, *(offset for offset in held if offset is not None)))
         for base in store.droppable(floor=floor):
             store.drop_segment(base)
+            self.seen("segments dropped by masters" if self.leading is not None else "segments dropped by slaves")
         if self.leading is not None:
             self.leading.machine.trimmed(store.min_offset)
 
@@ -313,9 +349,19 @@ class Process:
         if known is not None:
             leading.wait(known.end_offset, reply, known)
             return
+        self.append(frame, reply)
+
+    def append(self, frame: CheckedFrame, reply: Reply) -> None:
+        leading = self.master()
         (placed,) = self.store.append([frame], store_ms=self.clock.wall_ms())
         self.state.applied(frame, placed)
         leading.wait(placed.end_offset, reply, placed)
+
+    def topic(self) -> Topic:
+        return self.state.topics.get(TOPIC)
+
+    def ask_producer(self, name: str, place: tuple[int, int]) -> None:
+        self.network.ask_producer(self.replica, name, place)
 
     def record(self, decide: Callable[[BrokerState], list[dict[str, Any]]], reply: Reply) -> None:
         """Metadata: decided, appended, applied; answered when confirmed."""
@@ -339,6 +385,26 @@ class Process:
             raise refusal
         return self.leading
 
+    def receive(self, group: str, client: str, limit: int, invisible_ms: int, reply: Reply) -> None:
+        self.master()
+        assert self.sharing is not None
+        self.sharing.receive(group, client, limit, invisible_ms, reply)
+
+    def settle(self, group: str, receipt: Receipt, reply: Reply) -> None:
+        self.master()
+        assert self.sharing is not None
+        self.sharing.ack(group, receipt, reply)
+
+    def put_off(self, group: str, receipt: Receipt, invisible_ms: int, reply: Reply, *, renew: bool) -> None:
+        self.master()
+        assert self.sharing is not None
+        self.sharing.put_off(group, receipt, invisible_ms, reply, renew=renew)
+
+    def end_transaction(self, place: tuple[int, int], outcome: str, reply: Reply) -> None:
+        self.master()
+        assert self.waiting is not None
+        self.waiting.end(place, outcome, reply)
+
     def fetch(self, key: int, queue_offset: int, reply: Reply) -> None:
         """Records of a queue below C, from master or slave."""
         if self.leading is not None and (not self.leading.machine.serving or self.leading.machine.over):
@@ -349,18 +415,20 @@ class Process:
             return
         plan = self.store.plan(key, queue_offset, bytes_max=4096, below=self.confirmed)
         data = self.store.read(plan, cached_only=False) or b""
-        records: list[tuple[int, bytes]] = []
+        names: list[tuple[int, str]] = []
         for at, prefix in iterate_frames(data):
-            header = parse_sealed(data, at + PREFIX_SIZE)
             assert prefix.log_offset + prefix.size <= self.confirmed, "a frame above C was read"
-            assert header.kind == Kind.MESSAGES
-            bounds = record_bounds(data, at + PREFIX_SIZE, header)
-            start = at + PREFIX_SIZE + header.records_at
-            for number in range(header.record_count):
-                if prefix.queue_offset + number >= queue_offset:
-                    record = data[start + bounds[number] : start + bounds[number + 1]]
-                    records.append((prefix.queue_offset + number, record))
-        reply(Stored(tuple(records), plan.next_offset))
+            piece = data[at : at + prefix.size]
+            check_frame(piece)  # the client does
+            content = read_content(piece)
+            assert isinstance(content, Content), "metadata was read as messages"
+            assert not content.waits, f"23: what waits beside queue {content.queue} was read"
+            names += [
+                (number, name)
+                for number, name in enumerate(content.names, prefix.queue_offset)
+                if number >= queue_offset
+            ]
+        reply(Stored(tuple(names), plan.next_offset))
 
     def answer(self, request: Callable[[Process, Reply], None], reply: Reply) -> None:
         try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from tests.sim import coverage
 from tests.sim.mutants import MUTANTS
 from tests.sim.outcome import Outcome, investigate, run_seed
 
@@ -20,18 +21,23 @@ CHUNK = 10
 SHOWN_MAX = 5  # failures that are investigated
 
 
-Run = tuple[int, bool]  # seed, with failover
+Run = tuple[int, bool, bool]  # seed, with failover, with everything
 
 
 def kept_seeds(file: Path = SEEDS_FILE) -> list[Run]:
     """Runs that failed once."""
     lines = file.read_text().splitlines() if file.exists() else []
     words = [line.partition("#")[0].split() for line in lines]
-    return [(int(found[0]), found[1:] == ["failover"]) for found in words if found]
+    return [(int(found[0]), "failover" in found, "full" in found) for found in words if found]
+
+
+def fresh(seed: int) -> Run:
+    """Every other one is with failover, three of four are full."""
+    return seed, seed % 2 == 1, seed % 8 > 1
 
 
 def run_chunk(runs: list[Run]) -> list[Outcome]:
-    return [run_seed(seed, failover=failover) for seed, failover in runs]
+    return [run_seed(seed, failover=failover, full=full) for seed, failover, full in runs]
 
 
 def run_mutant(number: int) -> Outcome | None:
@@ -39,16 +45,16 @@ def run_mutant(number: int) -> Outcome | None:
     mutant = MUTANTS[number]
     with mutant.applied():
         for seed in range(mutant.seeds):
-            outcome = run_seed(seed, failover=mutant.failover)
+            outcome = run_seed(seed, failover=mutant.failover, full=mutant.full)
             if outcome.failure is not None:
                 return outcome
     return None
 
 
 def outcomes(pool: ProcessPoolExecutor, first: int, count: int, seconds: float) -> Iterator[Outcome]:
-    """Of the seeds that failed once, and of ``count`` in a row, every other one with failover; fewer when time is over."""
+    """Of the seeds that failed once, and of ``count`` in a row; fewer when time is over."""
     began = time.monotonic()
-    seeds = [*kept_seeds(), *((seed, seed % 2 == 1) for seed in range(first, first + count))]
+    seeds = [*kept_seeds(), *(fresh(seed) for seed in range(first, first + count))]
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     done = 0
     for found in pool.map(run_chunk, chunks):
@@ -76,20 +82,22 @@ def main() -> int:
     open_runs, known = set(kept_seeds(OPEN_FILE)), 0
     totals: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     with ProcessPoolExecutor(options.processes) as pool:
         for outcome in outcomes(pool, options.start, options.seeds, options.seconds):
             faults.update(outcome.faults)
+            seen.update(outcome.seen)
             totals.update(
                 runs=1, events=outcome.events, virtual_s=outcome.virtual_ms // 1000, terms=outcome.terms,
                 confirmed_bytes=outcome.confirmed, acknowledged=outcome.acknowledged,
             )  # fmt: skip
-            if outcome.failure is not None and (outcome.seed, outcome.failover) in open_runs:
+            if outcome.failure is not None and (outcome.seed, outcome.failover, outcome.full) in open_runs:
                 known += 1
                 print(f"OPEN: seed {outcome.seed} fails as it is known to: {outcome.failure.reason}")
             elif outcome.failure is not None:
                 failed.append(outcome)
                 if len(failed) <= SHOWN_MAX:
-                    investigate(outcome.seed, outcome.failure, failover=outcome.failover, traces=options.traces, say=print)
+                    investigate(outcome, outcome.failure, traces=options.traces, say=print)
             if totals["runs"] % 500 == 0:
                 print(f"{totals['runs']} seeds, {len(failed)} failed, {time.monotonic() - began:.0f} s", flush=True)
     seconds = time.monotonic() - began
@@ -97,21 +105,21 @@ def main() -> int:
     print(f"{totals['runs']} seeds in {seconds:.0f} s on {options.processes} processes: {ended}")
     print("  " + ", ".join(f"{name} {count:,}" for name, count in totals.items()))
     print("  faults: " + ", ".join(f"{name} {count:,}" for name, count in sorted(faults.items())))
+    missing = coverage.report(seen, totals["runs"], say=print)
     if failed:
-        print("failing seeds: " + " ".join(str(outcome.seed) for outcome in failed))
+        print("failing seeds: " + ", ".join(f"{outcome.seed} {outcome.mode}".strip() for outcome in failed))
         if options.keep:
             keep(failed)
     survived = [] if options.no_mutants else mutants(options.processes)
-    return 1 if failed or survived else 0
+    return 1 if failed or survived or missing else 0
 
 
 def keep(failed: list[Outcome]) -> None:
     known = set(kept_seeds())
     with SEEDS_FILE.open("a") as file:
         for outcome in failed:
-            if (outcome.seed, outcome.failover) not in known and outcome.failure is not None:
-                mode = " failover" if outcome.failover else ""
-                file.write(f"{outcome.seed}{mode}  # {outcome.failure.reason[:100]}\n")
+            if (outcome.seed, outcome.failover, outcome.full) not in known and outcome.failure is not None:
+                file.write(f"{f'{outcome.seed} {outcome.mode}'.strip()}  # {outcome.failure.reason[:100]}\n")
 
 
 def mutants(processes: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 KILL, POWER, PAUSE, RESET, ISOLATE, ONE_WAY, CLIENTS_AWAY, SLOW, WIPE, DISK_FAILS, DISK_FULL, CRASH, WALL, KILL_ALL = (
@@ -14,6 +14,15 @@ WEIGHTS = {
     DISK_FULL: 1, CRASH: 4, WALL: 1, KILL_ALL: 1,
 }  # fmt: skip
 ETCD_AWAY = "etcd away"
+# in full runs only
+TERM, FOREIGN, REPLAY, EPOCHS, BIT_ROT, TWIN, SWITCHOVER, ETCD_LOST, POWER_ALL, WIPE_ANY = (
+    "stopped", "foreign slave", "replay", "epochs deleted", "bit rot", "two masters", "switchover", "etcd lost", "power all",
+    "wipe any",
+)  # fmt: skip
+FULL = {TERM: 3, FOREIGN: 3, REPLAY: 3, EPOCHS: 2, BIT_ROT: 2}
+FULL_STATIC = {**WEIGHTS, **FULL, TWIN: 2}
+FULL_FAILOVER = {**WEIGHTS, ETCD_AWAY: 2, **FULL, SWITCHOVER: 4, ETCD_LOST: 1}
+LOSING = {POWER_ALL: 2, WIPE_ANY: 3}  # more than any promise covers: only where the operator accepts a loss
 MASTER, SLAVE = -1, -2  # whoever is that at the time
 
 
@@ -47,11 +56,45 @@ class Settings:
     think_ms: int  # between two sends of a producer
     faults: tuple[Fault, ...]
     failover: bool = False  # the group elects its master
+    full: bool = False  # with all kinds of clients and faults; else only what moves the log
+    true_clocks: bool = False  # wall clocks are right
+    accepts_loss: bool = False  # faults may be more than the promise covers; then the operator accepts that
+    unclean: bool = False  # anybody may take over in the end
+    delayed: int = 0  # producers whose messages wait for a time
+    transactional: int = 0  # producers of half messages
+    shared: int = 0  # consumers of a shared group
 
 
-def draw(seed: int, *, failover: bool = False) -> Settings:
+def draw(seed: int, *, failover: bool = False, full: bool = False) -> Settings:
+    """A plain run and a full one of the same seed have nothing in common."""
+    if full:
+        return _draw_full(seed, failover=failover)
     random = Random(seed)
     weights = {**WEIGHTS, ETCD_AWAY: 2} if failover else WEIGHTS
+    return _draw(random, seed, weights, failover=failover)
+
+
+def _draw_full(seed: int, *, failover: bool) -> Settings:
+    random = Random(f"full {seed}")
+    weights = dict(FULL_FAILOVER if failover else FULL_STATIC)
+    accepts_loss = random.random() < 0.25
+    true_clocks = random.random() < 0.6
+    if accepts_loss:
+        weights.update(LOSING)
+    if true_clocks:
+        del weights[WALL]
+    ack_all = random.random() < 0.75
+    unclean = failover and accepts_loss and random.random() < 0.3
+    delayed, transactional, shared = (random.choice((0, 1, 1)) for _ in range(3))
+    drawn = _draw(random, seed, weights, failover=failover)
+    return replace(
+        drawn, full=True, true_clocks=true_clocks, accepts_loss=accepts_loss, ack_all=ack_all, unclean=unclean,
+        delayed=delayed, transactional=transactional, shared=2 * shared, producers=random.choice((1, 2)),
+        consumers=random.choice((1, 2)),
+    )  # fmt: skip
+
+
+def _draw(random: Random, seed: int, weights: dict[str, int], *, failover: bool) -> Settings:
     small = random.random() < 0.5  # everything tight, so that every limit is met
     faults_end_ms = random.choice((6_000, 10_000, 15_000))
     sync_flush = random.random() < 0.4
@@ -94,6 +137,8 @@ def _faults(random: Random, end_ms: int, wanted: dict[str, int]) -> tuple[Fault,
             CRASH: random.choice((1, 2, 3, 5, 8, 15, 30)),
             SLOW: random.choice((20, 100, 400)),
         }.get(kind, 0)
+        if kind in (FOREIGN, REPLAY, BIT_ROT, SWITCHOVER):
+            amount = random.randrange(1 << 16)
         found.append(Fault(at_ms, kind, whom, lasts_ms, amount))
         if random.random() < 0.3:  # another one close behind
             at_ms += random.choice((0, 1, 5, 30, 200))

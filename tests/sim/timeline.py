@@ -36,17 +36,25 @@ class Timeline:
 class NodeClock:
     """The clock of one host: it began somewhere else, and runs a little too fast or too slow."""
 
-    def __init__(self, timeline: Timeline, *, rate: float, monotonic_skew_ms: int, wall_skew_ms: int) -> None:
+    def __init__(
+        self, timeline: Timeline, *, rate: float, monotonic_skew_ms: int, wall_skew_ms: int, true: bool = False
+    ) -> None:
+        """``true``: its wall clock is right."""
         self.rate = rate
+        self._wall_rate = 1.0 if true else rate
         self._timeline = timeline
         self._monotonic_skew_ms = monotonic_skew_ms
-        self._wall_skew_ms = wall_skew_ms
+        self._wall_skew_ms = 0 if true else wall_skew_ms
 
     def monotonic_ms(self) -> int:
         return int(self._timeline.now_us * self.rate / 1000) + self._monotonic_skew_ms
 
     def wall_ms(self) -> int:
-        return START_MS + int(self._timeline.now_us * self.rate / 1000) + self._wall_skew_ms
+        return START_MS + int(self._timeline.now_us * self._wall_rate / 1000) + self._wall_skew_ms
 
     def jump_wall(self, ms: int) -> None:
         self._wall_skew_ms += ms
+
+    def set_right(self) -> None:
+        """From now on the wall clock is right."""
+        self._wall_rate, self._wall_skew_ms = 1.0, 0

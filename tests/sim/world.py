@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from random import Random
 
 from kourou.broker.machines.election import Follow
 from kourou.broker.machines.electionstate import GroupState, state_of
-from tests.sim import checkers, invariants
+from tests.sim import checkers, invariants, sharedcheckers
+from tests.sim.badinputs import BadInputs
 from tests.sim.clients import Clients
+from tests.sim.contents import Content
 from tests.sim.electing import KEYS, Etcd
 from tests.sim.faults import Faults
-from tests.sim.host import Frames, Host, Violation
-from tests.sim.invariants import Truth
+from tests.sim.host import Frames, Host
 from tests.sim.leading import Leading
 from tests.sim.network import CLIENTS, END, Link, Network
 from tests.sim.operation import Directory, Operator
 from tests.sim.settings import Settings
 from tests.sim.timeline import Timeline
+from tests.sim.truth import Truth
+from tests.sim.violation import Violation
 
 STATE_EVERY_MS = 1_000
 TRACE_MAX = 4_000
@@ -37,6 +40,7 @@ class World:
         self.terms: dict[int, int] = {}  # epoch -> replica, once it was looked at
         self.lost: set[int] = set()  # hosts that lost what they had, until they have it again
         self.events = 0
+        self.seen: Counter[str] = Counter()  # how often each kind of thing has happened
         self.trace: deque[str] | None = deque(maxlen=TRACE_MAX) if traced else None
         self.hosts = [
             Host(
@@ -49,6 +53,8 @@ class World:
                 note=partial(self.note, replica),
                 touched=self.touched,
                 ended=self.ended,
+                seen=self.saw,
+                halts=self.halted,
             )
             for replica in range(3)
         ]
@@ -56,6 +62,9 @@ class World:
         self.directory = Directory(self)
         self.operator = Operator(self)
         self.clients = Clients(self)
+        self.bad_inputs = BadInputs(self)
+        self.etcd_lost = False
+        self.last_sets: tuple[int, ...] = ()  # who was a member, or eligible, when etcd lost its data
         self.faults = Faults(self, settings.faults)
 
     # ---- running
@@ -66,6 +75,9 @@ class World:
         while self.timeline.now_ms < self.settings.faults_end_ms:
             self.step()
         self.faults.heal()
+        if self.settings.full:
+            for host in self.hosts:
+                host.clock.set_right()
         self.heal()
 
     def start(self) -> None:
@@ -83,7 +95,7 @@ class World:
 
     def heal(self) -> None:
         """20. Liveness: 10 s after the last fault there is one master, all replicas are in its set, and every send is OK."""
-        deadline = self.timeline.now_ms + 15_000
+        deadline = self.timeline.now_ms + (45_000 if self.settings.accepts_loss else 15_000)
         self.clients.finish()
         while not self.settled():
             if self.timeline.now_ms > deadline:
@@ -92,7 +104,11 @@ class World:
             while self.timeline.now_ms < until:
                 self.step()
         invariants.same_state(self)
-        found = checkers.check(self.clients.history, self.truth.queues)
+        history = self.clients.history
+        history.lost, history.rewound = self.truth.lost, self.truth.rewound
+        found = checkers.check(history, self.truth.queues)
+        if not self.truth.rewinds and not self.truth.lost:
+            found += sharedcheckers.check(self.clients.shared)
         if found:
             raise Violation(f"history: {len(found)} faults: {'; '.join(found[:5])}")
 
@@ -117,6 +133,16 @@ class World:
             return f"C is {leading.machine.confirm}, the log ends at {leaders[0].known_end}"
         return ""
 
+    def undelivered(self) -> list[str]:
+        """What waits for its time, or for a decision, at the master."""
+        for host in self.hosts:
+            process = host.process
+            if process is not None and process.leading is not None:
+                state = process.state
+                timers, halves = len(state.timers), len(state.transactions) if self.settings.true_clocks else 0
+                return [f"{timers} timers and {halves} half messages"] if timers or halves else []
+        return []
+
     def _compare_states(self) -> None:
         invariants.same_state(self)
         self.timeline.after_ms(STATE_EVERY_MS, self._compare_states)
@@ -127,6 +153,21 @@ class World:
         if self.trace is not None:
             self.trace.append(f"{self.timeline.now_us / 1000:10.3f} {replica} {text}")
 
+    def coverage(self) -> dict[str, int]:
+        """What has happened, by kind; faults as ``fault: kind``."""
+        found = self.seen + Counter(f"fault: {fault.kind}" for fault in self.faults.done)
+        if self.settings.full:
+            found["runs: full"] = 1
+            for name in ("ack_all", "sync_flush", "accepts_loss", "unclean", "true_clocks"):
+                found[f"runs: {name.replace('_', ' ')}"] = int(getattr(self.settings, name))
+            found["messages: delayed"] = sum(s.kind == "delayed" for s in self.clients.history.sent)
+            found["messages: half"] = sum(s.kind == "half" for s in self.clients.history.sent)
+            found["log: rewound"] = self.truth.rewinds
+        return dict(+found)
+
+    def saw(self, what: str) -> None:
+        self.seen[what] += 1
+
     def touched(self, host: Host) -> None:
         invariants.check(self, host)
         process = host.process
@@ -135,6 +176,32 @@ class World:
             if streaming or process.leading is not None:
                 self.lost.discard(host.replica)
                 host.cold = False
+
+    def is_deposed(self, host: Host) -> bool:
+        """Its log is of an earlier term, and what was confirmed there need not be in a later one."""
+        loses = not self.settings.ack_all or self.truth.rewinds > 0
+        return loses and bool(host.epochs) and host.epochs[-1][0] < max(self.terms, default=0)
+
+    def may_lose_truth(self, host: Host, leading: Leading, last: int | None) -> bool:
+        """May this master begin without something that was acknowledged?"""
+        if leading.lossy or leading.epoch in self.operator.repairs.accepted or self.operator.repairs.accepting:
+            return True
+        return not self.settings.ack_all and (host.replica != last or host.replica in self.lost)
+
+    def give_up(self, host: Host, confirm: int) -> None:
+        """A master that is none any more has confirmed this."""
+        for end, start, epoch in host.places:
+            content = self.frames.contents.get((epoch, start))
+            if end <= confirm and self.truth.sums.get(end) != host.ends[end] and isinstance(content, Content):
+                self.truth.give_up(content)
+
+    def halted(self, host: Host, reason: str) -> None:
+        self.saw("elector: halted")
+        if not self.etcd_lost and not self.operator.repairs.founded:
+            raise Violation(f"25: the elector of {host.replica} halts: {reason}")
+
+    def any_rot(self) -> bool:
+        return any(host.rot for host in self.hosts)
 
     def ended(self, host: Host) -> None:
         """Its process is gone: whoever waited for an answer of it gets none."""
@@ -151,6 +218,8 @@ class World:
     # ---- what processes do on the network
 
     def send(self, link: Link, host: int, message: object) -> None:
+        if self.settings.full:
+            self.bad_inputs.note(self.hosts[host], message)
         self.network.send(link, host, message)
 
     def close(self, link: Link, host: int) -> None:
@@ -186,7 +255,7 @@ class World:
             return None
         link = self.network.connect(replica, found)
         master, slave = self.hosts[found], self.hosts[replica]
-        link.up.deliver = partial(self._to_master, link, master)
+        link.up.deliver = partial(self.deliver_to_master, link, master)
         link.down.deliver = partial(self._to_slave, link, slave)
         link.up.alive = lambda: master.powered
         link.down.alive = lambda: slave.powered
@@ -194,7 +263,7 @@ class World:
             link.up.open = False  # what is sent is answered with a reset, if there is anybody to answer
         return link
 
-    def _to_master(self, link: Link, host: Host, message: object) -> None:
+    def deliver_to_master(self, link: Link, host: Host, message: object) -> None:
         def received() -> None:
             assert host.process is not None
             leading = host.process.leading
@@ -215,6 +284,9 @@ class World:
                 self.network.close(link, host.replica)
 
         host.run(received)
+
+    def ask_producer(self, replica: int, name: str, place: tuple[int, int]) -> None:
+        self.network.carry(replica, CLIENTS, partial(self.clients.asked, name, place))
 
     def refuses(self, asking: int, replica: int) -> bool:
         host = self.hosts[replica]

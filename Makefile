@@ -6,9 +6,11 @@
 #   make format    have ruff put it right     make proto   generated code, anew          make install all of .venv
 #   make bench     side by side with other message queues (installs them; takes long)    make profile where time goes
 #   make bench-official    the official API beside RocketMQ's own proxy (needs Java and Go)
+#   make bench-failover    how long clients can't send when a server goes, beside others (needs etcd; more with Java and Go)
 #   make bench-timers      ten million delayed messages      make bench-lite      a million lite topics (ARGS='--topics 100000')
 #   make compat    the official RocketMQ clients against our server (Python; with Node, Java, Go where they are installed)
 #   make sim       ten thousand simulated runs of a broker group, with faults (SEEDS=500: fewer), and bugs it has to find
+#   make chaos     real processes on hosts of their own, cut off, killed, with bad disks: FAULTS=200 SEED=… ARGS='--only ring'
 #   make soak      these clients and our own for ten minutes, servers killed meanwhile (ARGS='--minutes 2': shorter)
 #   make clean     remove what was made (data directories stay)
 #
@@ -19,6 +21,8 @@ VENV ?= .venv
 DEMO ?= 1
 DATA ?= kourou-data
 SEEDS ?= 10000
+FAULTS ?= 200
+SEED ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -26,7 +30,7 @@ VENV_MADE := $(VENV)/.made
 SERVER_INSTALLED := $(VENV)/.server-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
-.PHONY: run cluster test lint types format proto compat sim soak bench bench-official bench-timers bench-lite bench-inflight profile install clean
+.PHONY: run cluster test lint types format proto compat sim chaos soak bench bench-official bench-failover bench-timers bench-lite bench-inflight profile install clean
 .DEFAULT_GOAL := run
 
 run: $(SERVER_INSTALLED)
@@ -58,6 +62,9 @@ compat: $(DEV_INSTALLED)
 sim: $(DEV_INSTALLED)
 	$(BIN)/python -m tests.sim.run --seeds $(SEEDS) $(ARGS)
 
+chaos: $(DEV_INSTALLED)
+	$(BIN)/python -m tests.chaos.run --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 soak: $(DEV_INSTALLED)
 	$(BIN)/python -m tests.compat.soak.run $(ARGS)
 
@@ -66,6 +73,9 @@ bench: $(DEV_INSTALLED)
 
 bench-official: $(DEV_INSTALLED)
 	bench/run.sh official $(ARGS)
+
+bench-failover: $(DEV_INSTALLED)
+	bench/run.sh failover $(ARGS)
 
 bench-timers: $(DEV_INSTALLED)
 	$(BIN)/python bench/timers.py $(ARGS)

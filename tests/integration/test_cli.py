@@ -479,6 +479,10 @@ def test_log_commands(alone: Shell) -> None:
     segments = alone.json("log", "inspect", "data")
     assert len(segments) > 2
     assert keys(segments) == [{"segment": ..., "end": ..., "bytes": ..., "index_bytes": ...}]
+    position = alone.json("log", "position", "data")
+    assert (position["broker"], position["broker_id"], position["epoch"]) == ("broker-a", 0, 1)
+    assert position["end"] == segments[-1]["end"]
+    assert "END" in alone.done("log", "position", "data").out
     frames = [json.loads(line) for line in alone.done("log", "inspect", "data", "--frames", "-o", "json").lines]
     messages = [frame for frame in frames if frame["kind"] == "messages"]
     assert [frame["queue_offset"] for frame in messages] == list(range(20))
@@ -505,6 +509,8 @@ def test_log_commands(alone: Shell) -> None:
     assert segment.name in ended.json[0]["file"]
     alone.fails("log", "verify", "data", out=r"(?s).*checksum.*")
     alone.all_fail((f"log {command} nowhere", "is not the data directory of a broker") for command in ("inspect", "rebuild"))
+    (data / "identity.json").write_text("{")
+    assert "identity.json" in alone.fails("log", "position", "data")
 
 
 # ---- servers

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from kourou.cli.failures import DISK_FAILED, USAGE
 from tests.integration.node import ROOT, environment
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 ANALYZE = shutil.which("systemd-analyze")
+RESTART = ("Restart=on-failure", f"RestartPreventExitStatus={USAGE} {DISK_FAILED}")
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed (apt install systemd)")
@@ -36,7 +38,7 @@ def test_units_agree() -> None:
     assert len({unit.read_text().partition("# It tells systemd")[2] for unit in UNITS}) == 1
     for unit in UNITS:
         text = unit.read_text()
-        for line in ("Type=notify", "User=kourou", "ProtectSystem=strict", "NoNewPrivileges=yes", "Restart=on-failure"):
+        for line in ("Type=notify", "User=kourou", "ProtectSystem=strict", "NoNewPrivileges=yes", *RESTART):
             assert line in text.splitlines(), unit
 
 
@@ -108,7 +110,7 @@ def test_what_the_image_is_made_of_is_there() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     sources = [source for line in copied for source in line.split()]
     assert len(sources) == 9
-    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for source in sources:
         assert (ROOT / source).exists()
         assert f"!{source}" in ignored

@@ -90,7 +90,7 @@ def test_the_data_directory_is_removed_while_running(tmp_path: Path, what: str, 
         assert statuses[len(statuses) - len(refused) :] == refused, "acknowledged after it was noticed"
         if flush == "sync":
             assert statuses == refused
-        assert node.process.wait(30) != 0
+        assert node.process.wait(30) == 74
         output = node.output()
         assert "while in use" in output.splitlines()[-1], output
         assert "Traceback" not in output

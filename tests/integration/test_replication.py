@@ -39,6 +39,7 @@ class Group:
         self.folder = folder
         self.options = options
         self.members: dict[int, Process] = {}
+        self.env: dict[str, str] = {}  # of members that are started from now on
         self.nameserver = Process("nameserver", "--port", "0", "--grpc-port", "0", "--http-port", "0")
         self.nameserver.wait_for("ready", whole=True)
         self.server = address_of(self.nameserver, "data plane")
@@ -56,7 +57,7 @@ class Group:
         process = Process(
             "broker", "--name", GROUP, "--broker-id", str(broker_id), "--data", str(self.data(broker_id)),
             "--nameserver", address_of(self.nameserver, "gRPC").removeprefix("http://"),
-            "--port", "0", "--grpc-port", "0", "--http-port", "0", *self.options, *options,
+            "--port", "0", "--grpc-port", "0", "--http-port", "0", *self.options, *options, env=self.env,
         )  # fmt: skip
         self.members[broker_id] = process
         return process
@@ -69,6 +70,14 @@ class Group:
 
     def wipe(self, broker_id: int) -> None:
         shutil.rmtree(self.data(broker_id))
+
+    def freeze(self, *members: int) -> None:
+        for member in members:
+            self.members[member].process.send_signal(signal.SIGSTOP)
+
+    def thaw(self, *members: int) -> None:
+        for member in members:
+            self.members[member].process.send_signal(signal.SIGCONT)
 
     async def ask(self, broker_id: int, code: Code, value: object) -> dict[str, Any]:
         connection = await self.connect(broker_id)

@@ -17,13 +17,14 @@ from kourou.app.member import MemberNode
 from kourou.app.options import BrokerOptions
 from kourou.app.server import BrokerServer
 from kourou.app.tunnel import ClusterTunnel
+from kourou.app.twins import Twins
 from kourou.broker.edge.members import MemberHandlers, refusing
 from kourou.broker.edge.registration import Registrar
 from kourou.broker.edge.replication import dial, is_refused
 from kourou.broker.services.replication.messages import CopyFacts
 from kourou.broker.services.replication.slave import MasterLink
 from kourou.broker.store.standing import MASTER, NONE
-from kourou.core.errors import BadRequest, Fenced, KourouError, NotEnoughReplicas, NotMaster
+from kourou.core.errors import AlreadyExists, BadRequest, Fenced, KourouError, NotEnoughReplicas, NotMaster
 from kourou.core.route import Endpoint, parse_endpoint
 from kourou.core.version import VERSION
 from kourou.core.views import RouteView
@@ -31,7 +32,7 @@ from kourou.core.wire import WireMessage
 from kourou.gateway.tunnel import CallInfo
 from kourou.proto.v1 import nameserver_pb2
 from kourou.runtime import gc_tame
-from kourou.runtime.process import Ready, bound, serve
+from kourou.runtime.process import Ready, serve
 from kourou.transport.server import Handler
 
 ASK_S = 2.0  # for what the nameservers know, before a master begins
@@ -44,15 +45,18 @@ class BrokerProcess(BrokerServer):
         if not options.nameservers:
             raise BadRequest("a broker needs the address of at least one nameserver")
         super().__init__(options, log=log)
-        self._registrar = Registrar(options.nameservers, report=self._report, log=log, on_bug=self.fail)
+        self._registrar = Registrar(
+            options.nameservers, report=self._report, log=log, on_bug=self.fail, on_refused=self._refused
+        )
         self._watch = GroupWatch(options.name, servers=self._registrar.data_planes, on_change=self._group_changed)
+        self._twins = Twins(options.name, options.broker_id, self._watch, log=log)
         self._changing = asyncio.Lock()
         self._works: set[asyncio.Task[None]] = set()
         self._looking = False  # asking the nameservers for other masters
         self._stopping = False
 
     def make_node(self) -> MemberNode:
-        return MemberNode(self.options, log=self.log, on_failure=self.fail)
+        return MemberNode(self.options, log=self.log, on_failure=self.disk_failed)
 
     def make_members(self, **answers: Any) -> MemberHandlers:
         return MemberHandlers(**answers)
@@ -60,6 +64,7 @@ class BrokerProcess(BrokerServer):
     # ---- start and stop
 
     async def start(self) -> dict[str, str]:
+        await self.check()
         self.node.open_storage()
         self._members = self.make_members(status=self._status, digest=lambda: self.node.digest(), promote=self._promote)
         data = await self.listen(refusing({}, self._not_master))
@@ -70,7 +75,6 @@ class BrokerProcess(BrokerServer):
                 await self._recover_tail()
                 await self._lead(promoted=False)
             else:
-                await self._check_official()
                 self._follow()
                 if self.options.failover == "static":
                     ColdStart(self.node, self._watch, log=self.log).begun()
@@ -79,17 +83,6 @@ class BrokerProcess(BrokerServer):
         if self._official is not None:
             urls["official gRPC"] = f"{self.options.host}:{self.official_port}"
         return {**urls, "http": f"http://{http}"}
-
-    async def _check_official(self) -> None:
-        """A port that can't be had is to be found out now, not when this slave is promoted."""
-        endpoint = Endpoint(self.options.host, self.options.grpc_port)
-
-        async def listen() -> int:
-            server = await asyncio.start_server(lambda reader, writer: writer.close(), endpoint.host, endpoint.port)
-            server.close()
-            return endpoint.port
-
-        await bound("gRPC", endpoint, listen())
 
     async def _recover_tail(self) -> None:
         """Of a log whose end may have been lost since the last process ran."""
@@ -118,6 +111,9 @@ class BrokerProcess(BrokerServer):
         if standing.role != MASTER and not (standing.role == NONE and self.options.broker_id == 0):
             return False
         members = await self._watch.members_within(ASK_S) or []
+        twin = await self._twins.other(members)
+        if twin is not None:
+            raise AlreadyExists(twin)
         higher = self._higher(members)
         if higher is not None:
             self.log.warning("does_not_lead", epoch=node.epoch, higher=higher.epoch, member=higher.broker_id)
@@ -241,6 +237,20 @@ class BrokerProcess(BrokerServer):
 
     # ---- the group
 
+    def _refused(self, reason: str) -> None:
+        """A nameserver does not take this broker's registration."""
+        if self._serving and not self._looking and self.options.failover == "static":
+            self._looking = True
+            self._spawn(self._look_for_a_twin())
+
+    async def _look_for_a_twin(self) -> None:
+        try:
+            twin = await self._twins.other()
+        finally:
+            self._looking = False
+        if twin is not None:
+            self.fail(twin)
+
     def _group_changed(self) -> None:
         """The nameservers' picture of the cluster is another one."""
         if self.node.slave is not None:
@@ -300,7 +310,7 @@ class BrokerProcess(BrokerServer):
         return self._serving and self.node.role != "starting"
 
     def _status(self) -> dict[str, Any]:
-        return self.node.status()
+        return {**self.node.status(), "process": self._twins.process}
 
     async def _route(self, topic: str) -> RouteView:
         """A topic's route over the whole cluster, as a nameserver knows it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from kourou.app.broker import BrokerProcess
 from kourou.app.coldstart import boot_id, is_cold
 from kourou.app.member import MemberNode
 from kourou.app.options import BrokerOptions
+from kourou.app.slowness import Slowness
 from kourou.broker.edge.etcd import Etcd, EtcdAccess
 from kourou.broker.edge.members import MemberHandlers
 from kourou.broker.edge.replication import dial, is_refused
@@ -35,6 +37,9 @@ from kourou.core.errors import BadRequest, DamagedLog, KourouError, NotConnected
 from kourou.core.route import Endpoint, parse_endpoint
 from kourou.core.wire import Code, WireMessage
 from kourou.runtime.clock import BootClock
+from kourou.runtime.cutoff import CutOff
+from kourou.runtime.process import bound
+from kourou.runtime.tasks import Periodic
 from kourou.transport.connection import connect
 from kourou.transport.server import Handler, Peer
 
@@ -45,6 +50,7 @@ DRAIN_PAUSE_S = 0.005
 PROMOTE_S = 20.0
 PROMOTE_PAUSE_S = 0.02
 PLEDGE_S = 0.4
+HEALTH_S = 0.25
 
 
 class ElectedNode(MemberNode):
@@ -119,10 +125,14 @@ class FailoverProcess(BrokerProcess):
         self._nonce = secrets.token_hex(8)
         self._election: Election | None = None
         self._target: Follow | None = None
+        self._cutoff: CutOff | None = None
+        self._slowness = Slowness()
+        self._health = Periodic(log, on_bug=self.fail)
+        self._looked_s = 0.0
         super().__init__(options, log=log)
 
     def make_node(self) -> ElectedNode:
-        node = ElectedNode(self.options, log=self.log, on_failure=self._disk_failed)
+        node = ElectedNode(self.options, log=self.log, on_failure=self.disk_failed)
         node.nonce = self._nonce
         node.leads = lambda: self._election is not None and self._election.leads()
         node.on_wanted = self._set_wanted
@@ -130,22 +140,48 @@ class FailoverProcess(BrokerProcess):
 
     # ---- start and stop
 
+    async def check(self) -> None:
+        await super().check()
+        election_options(self.options)
+        etcd_access(self.options).check()
+
     async def start(self) -> dict[str, str]:
         urls = await super().start()
-        options = self.options
+        options, clock = self.options, BootClock()
+        self._cutoff = CutOff(
+            lambda: frozenset({self.port, self.official_port} - {0}), now_ms=clock.monotonic_ms, told=self._was_cut_off
+        )
         election = Election(
             Etcd(etcd_access(options)),
             self._candidate(urls["data plane"]),
             Keys(options.cluster, options.name),
             election_options(options),
             self,
-            clock=BootClock(),
+            clock=clock,
             log=self.log,
             on_bug=self.fail,
+            on_deadline=self._cutoff.allow,
         )
         self._election = election
         election.start()
+        self._looked_s = time.perf_counter()
+        self._health.every(HEALTH_S, "health", self._look_at_health)
         return urls
+
+    def _look_at_health(self) -> None:
+        """Is this process still fit for a master?"""
+        slowness, election = self._slowness, self._election
+        now_s, now_ms = time.perf_counter(), self.node.clock.monotonic_ms()
+        late_ms = (now_s - self._looked_s - HEALTH_S) * 1000
+        self._looked_s = now_s
+        reasons = [slowness.loop_was_late(late_ms, now_ms=now_ms)]
+        if self.options.flush == "sync":  # else nobody waits for it
+            took_ms, running = self.node.journal.slowest_sync()
+            reasons.append(slowness.sync_took(took_ms, running=running, now_ms=now_ms))
+        for reason in reasons:
+            if reason is not None and election is not None:
+                self.log.warning("too_slow", reason=reason)
+                election.slow(reason)
 
     async def unregister(self) -> None:
         self._stopping = True
@@ -153,6 +189,9 @@ class FailoverProcess(BrokerProcess):
             await self._election.leave(LEAVE_S)
             await self._election.close()
             self.node.on_close = self._closed
+        await self._health.stop()
+        if self._cutoff is not None:
+            self._cutoff.close()
         await super().unregister()
 
     def _closed(self) -> None:
@@ -185,10 +224,41 @@ class FailoverProcess(BrokerProcess):
             Position(node.store.epoch, node.store.end_offset),
         )
 
-    def _disk_failed(self, reason: str) -> None:
+    def node_handlers(self) -> dict[int, Handler]:
+        """A loop that was held up for less than it takes to be cut off, or was frozen with the thread that cuts, may find
+        requests before it finds that its lease is over."""
+        assert self._cutoff is not None
+        is_over = self._cutoff.is_over
+
+        def in_time(handler: Handler) -> Handler:
+            def handle(peer: Peer, message: WireMessage) -> Awaitable[None] | None:
+                if is_over():
+                    raise self._not_master()
+                return handler(peer, message)
+
+            return handle
+
+        return {code: in_time(handler) for code, handler in super().node_handlers().items()}
+
+    def _was_cut_off(self, sockets: int) -> None:
+        """The loop was held up past the lease, and nobody could be served meanwhile: give up the role, listen again."""
+        self.log.error("cut_off", reason="the event loop was held up until the lease was over", sockets=sockets)
+        assert self._server is not None
+        self._server.unlisten()
+        if self._election is not None:
+            self._election.held_up()
+        self._spawn(self._listen_again())
+
+    async def _listen_again(self) -> None:
+        assert self._server is not None
+        endpoint = Endpoint(self.options.host, self.port)
+        await bound("data plane", endpoint, self._server.listen(endpoint.host, endpoint.port))
+        self.log.info("listening_again", port=self.port)
+
+    def disk_failed(self, reason: str) -> None:
         if self._election is not None:
             self._election.faulty(reason)
-        self.fail(reason)
+        super().disk_failed(reason)
 
     # ---- Roles
 
@@ -286,6 +356,13 @@ class FailoverProcess(BrokerProcess):
         finally:
             connection.close()
 
+    def position(self) -> Position:
+        return Position(self.node.store.epoch, self.node.store.end_offset)
+
+    def load(self) -> dict[str, float]:
+        connections = len(self._server.peers) if self._server is not None else 0
+        return {"connections": connections, **self._slowness.facts()}
+
     def halt(self, reason: str) -> None:
         self.fail(reason)
 
@@ -309,6 +386,8 @@ class FailoverProcess(BrokerProcess):
 
         def ended(reason: str) -> None:
             lost(reason)
+            if self._election is not None:
+                self._election.session_ended()
             self._look_for(target)
 
         try:

@@ -9,6 +9,7 @@ A slave whose log has to be cut, and a master that steps down, are closed; the d
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -38,7 +39,8 @@ from kourou.core.wire import Code
 from kourou.runtime.tasks import Periodic
 from kourou.transport.server import Handler
 
-LAGGING_BYTES_MAX = 10 * 1024 * 1024 * 1024  # log kept for a slave that is connected and behind
+MIB = 1024 * 1024
+MEMORY_SHARE = 0.4  # of the machine's, that surely holds the log's end; RocketMQ's default too
 
 
 class MemberNode(BrokerNode):
@@ -118,6 +120,15 @@ class MemberNode(BrokerNode):
             self.master.serving.set()
         return self.master
 
+    def build(self) -> None:
+        super().build()
+        if self.options.slave_reads:
+            self._far_bytes = self.options.slave_reads_behind_mib * MIB or int(MEMORY_SHARE * _memory_bytes())
+            self.delivery.slaves_for = self._slaves_for
+
+    def _slaves_for(self, behind: int) -> list[int]:
+        return self.master.in_sync() if behind > self._far_bytes and self.master is not None else []
+
     @staticmethod
     def _attach(journal: Journal, master: MasterReplication) -> None:
         if journal.replicas is None:
@@ -134,7 +145,7 @@ class MemberNode(BrokerNode):
             timers = self.state.timers.lowest_log_offset()
             lowest = below if timers is None else min(below, timers)
         if self.master is not None:
-            needed = self.master.machine.needed_from(lagging_bytes_max=LAGGING_BYTES_MAX)
+            needed = self.master.machine.needed_from(lagging_bytes_max=self.options.retain_for_lagging_mib * MIB)
             lowest = lowest if needed is None else min(lowest, needed)
         return min(lowest, self.journal.confirmed)
 
@@ -312,3 +323,7 @@ class MemberNode(BrokerNode):
             replication = self.slave.status()
         facts = super().status() if self.built else self.storage_status()
         return {**facts, "role": self.role, "replication": replication}
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -27,6 +27,9 @@ def node_metrics(node: BrokerNode) -> Iterator[Metric]:
     yield family.counter("kourou_frames_refused", "Frames refused", node.produce.refused)
     yield family.counter("kourou_frames_duplicate", "Frames known from before", node.produce.duplicates)
     yield family.counter("kourou_cold_reads", "Deliveries that waited for the disk", node.delivery.cold_reads)
+    yield family.counter(
+        "kourou_readers_sent_to_slaves", "Queues of consumers that were far behind", node.delivery.sent_elsewhere
+    )
     yield family.gauge("rocketmq_topic_number", "Topics", len(node.state.topics.all()))
     yield family.gauge("rocketmq_consumer_group_number", "Consumer groups", len(node.state.groups.all()))
     yield family.gauge("rocketmq_consumer_connections", "Subscriptions", node.subscriptions.count)

@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 from kourou.app.official import OfficialApi
 from kourou.app.tunnel import ClusterTunnel
 from kourou.client.cluster import Cluster
-from kourou.core.errors import BadRequest
+from kourou.core.errors import BadRequest, KourouError
 from kourou.core.names import check_broker
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
@@ -64,7 +64,7 @@ class NameserverOptions:
 class NameserverProcess:
     def __init__(self, options: NameserverOptions, *, log: Any) -> None:
         self.stopped = asyncio.Event()
-        self.failure: str | None = None
+        self.failure: KourouError | None = None
         self._options = options
         self._log = log
         self._clock = SystemClock()
@@ -86,7 +86,7 @@ class NameserverProcess:
 
     def _fail(self, reason: str) -> None:
         """Something that can't be lived with: stop, and say so in the exit status."""
-        self.failure = self.failure or reason
+        self.failure = self.failure or KourouError(reason)
         self.stopped.set()
 
     async def start(self) -> dict[str, str]:

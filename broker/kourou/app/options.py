@@ -33,6 +33,11 @@ class BrokerOptions:
     ack: str = "local"  # local: answered when the master has it; all: when every slave in sync has it, too
     min_isr: int = 1  # with ack = all: members that have to be in sync, the master counted, or sends are refused
     lag_max_s: float = 3.0  # a slave that has not caught up for so long is not in sync
+    on_shortage: str = "refuse"  # with ack = all and fewer members than min_isr: refuse sends, or degrade to those there are
+    catchup_mib_s: float = 100.0  # what slaves that are not in sync are sent, all together; 0: no limit
+    retain_for_lagging_mib: int = 10 * 1024  # log kept for a slave that is connected and behind
+    slave_reads: bool = True  # native stream consumers that are far behind read at a slave in sync
+    slave_reads_behind_mib: int = 0  # so far, in the log; 0: two fifths of this machine's memory
     learner: bool = False  # a slave that follows and never counts as in sync
     accept_loss: bool = False  # lead although the end of the log may be lost, and no slave has it
     failover: str = "static"  # static: an operator names the master; etcd: the group elects it
@@ -84,6 +89,12 @@ class BrokerOptions:
         if self.min_isr > 1 and self.ack != "all":
             raise BadRequest(f"option min_isr is {self.min_isr}, which needs ack all")
         _within("lag_max_s", self.lag_max_s, 0.1, 3_600)
+        _among("on_shortage", self.on_shortage, ("refuse", "degrade"))
+        if self.on_shortage == "degrade" and self.failover != "static":
+            raise BadRequest("option on_shortage = degrade is for failover = static: an elected master keeps its promise")
+        _within("catchup_mib_s", self.catchup_mib_s, 0, 1 << 20)
+        _within("retain_for_lagging_mib", self.retain_for_lagging_mib, 0, 1 << 40)
+        _within("slave_reads_behind_mib", self.slave_reads_behind_mib, 0, 1 << 40)
         _among("failover", self.failover, ("static", "etcd"))
         _within("lease_s", self.lease_s, 0.5, 300)
         _within("renew_s", self.renew_s, 0.05, 60)

@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 from kourou.app.official import OfficialApi
 from kourou.app.tunnel import ClusterTunnel
 from kourou.client.cluster import Cluster
-from kourou.core.errors import BadRequest
+from kourou.core.errors import BadRequest, KourouError
 from kourou.core.route import Endpoint
 from kourou.gateway.remote import RemoteGateway
 from kourou.runtime import gc_tame
@@ -59,7 +59,7 @@ _CHOICES = {
 class ProxyProcess:
     def __init__(self, options: ProxyOptions, *, log: Any) -> None:
         self.stopped = asyncio.Event()
-        self.failure: str | None = None
+        self.failure: KourouError | None = None
         self._options = options
         self._log = log
         self._serving = False
@@ -72,7 +72,7 @@ class ProxyProcess:
         self._http = http_pages(metrics, serving=lambda: self._serving and self._reaches_brokers())
 
     def _fail(self, reason: str) -> None:
-        self.failure = self.failure or reason
+        self.failure = self.failure or KourouError(reason)
         self.stopped.set()
 
     def _reaches_brokers(self) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from kourou.app import preflight
 from kourou.app.node import BrokerNode
 from kourou.app.official import OfficialApi
 from kourou.app.options import BrokerOptions
 from kourou.app.tunnel import TunnelHandlers
+from kourou.core.errors import FlushFailed, KourouError
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
 from kourou.runtime import gc_tame
@@ -27,7 +29,7 @@ class BrokerServer:
         self.options = options
         self.log = log
         self.stopped = asyncio.Event()
-        self.failure: str | None = None
+        self.failure: KourouError | None = None
         self.node = self.make_node()
         self.tasks = Periodic(log, on_bug=self.fail)
         self.port = self.official_port = 0
@@ -37,12 +39,19 @@ class BrokerServer:
         self._server: DataPlaneServer | None = None
 
     def make_node(self) -> BrokerNode:
-        return BrokerNode(self.options, log=self.log, on_failure=self.fail)
+        return BrokerNode(self.options, log=self.log, on_failure=self.disk_failed)
 
     def fail(self, reason: str) -> None:
         """Something that can't be lived with: stop, and say so in the exit status."""
-        self.log.error("node_failed", reason=reason)
-        self.failure = self.failure or reason
+        self._fail(KourouError(reason))
+
+    def disk_failed(self, reason: str) -> None:
+        """The same, of a disk: there is no sense in starting again on it."""
+        self._fail(FlushFailed(reason))
+
+    def _fail(self, failure: KourouError) -> None:
+        self.log.error("node_failed", reason=str(failure))
+        self.failure = self.failure or failure
         self.stopped.set()
 
     def is_ready(self) -> bool:
@@ -60,7 +69,12 @@ class BrokerServer:
     async def unregister(self) -> None:
         """The node is about to stop."""
 
+    async def check(self) -> None:
+        """What can be found out before the store is opened. Raises BadRequest."""
+        await preflight.check(self.options)
+
     async def start(self) -> dict[str, str]:
+        await self.check()
         self.node.open()
         data = await self.listen(self.node_handlers())
         official = await self.listen_official()
@@ -72,7 +86,11 @@ class BrokerServer:
 
     def node_handlers(self) -> dict[int, Handler]:
         node = self.node
-        return {**node.handlers(), **TunnelHandlers(node.gateway).table(), **self.more_handlers()}
+        return {
+            **node.handlers(),
+            **TunnelHandlers(node.gateway, check_open=node.journal.check_open).table(),
+            **self.more_handlers(),
+        }
 
     async def listen(self, handlers: dict[int, Handler]) -> Endpoint:
         options = self.options

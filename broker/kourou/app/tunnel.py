@@ -27,14 +27,19 @@ from kourou.transport.connection import Connection
 from kourou.transport.server import Handler, Peer
 
 COMMAND_ID_BYTES_MAX = 1_024
+DECIDED = frozenset(
+    {"SendMessage", "ReceiveMessage", "AckMessage", "ChangeInvisibleDuration", "EndTransaction", "RecallMessage"}
+)
 ANSWER_S = 70.0  # for calls without a deadline: more than the longest poll
 
 
 class TunnelHandlers:
     """A broker's end: OFFICIAL_CALL in, answers and OFFICIAL_COMMAND out."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, *, check_open: Callable[[], None]) -> None:
+        """``check_open`` raises when the broker decides nothing at present: then the other end may know a better time."""
         self._gateway = gateway
+        self._check_open = check_open
         self._clients: dict[Peer, set[str]] = {}
         self._calls: dict[Peer, set[TunnelledCall]] = {}
 
@@ -43,6 +48,8 @@ class TunnelHandlers:
 
     async def call(self, peer: Peer, message: WireMessage) -> None:
         method, info = decode_info(bytes(message.header))
+        if method in DECIDED:
+            self._check_open()
         data = bytes(message.body)
         call = TunnelledCall(info, data)
         self._watch(peer).add(call)

@@ -23,6 +23,7 @@ from kourou.core.views import GroupView, RouteView
 from kourou.gateway.calls import PACKAGE, Stream, Unary, guarded_stream, guarded_unary
 from kourou.gateway.clients import Clients, GatewayClient
 from kourou.gateway.names import client_id, topic_name
+from kourou.gateway.patience import BETWEEN_MASTERS, patiently
 from kourou.gateway.remotereceive import RemoteReceive
 from kourou.gateway.routes import RouteHandlers
 from kourou.gateway.settings import merged
@@ -145,6 +146,10 @@ class RemoteGateway:
         return handle
 
     async def _one(self, broker: str, name: str, data: bytes, call: Call) -> bytes:
+        """What one broker group answers, its next master if need be."""
+        return await patiently(lambda: self._once(broker, name, data, call), left_s=call.remaining_s())
+
+    async def _once(self, broker: str, name: str, data: bytes, call: Call) -> bytes:
         (answer,) = await self._tunnel.call(broker, name, data, CallInfo.of(call))
         return answer
 
@@ -180,16 +185,24 @@ class RemoteGateway:
             parts.setdefault(owner, []).append(number)
         if len(parts) == 1:
             (broker,) = parts
-            try:
+            if broker != anywhere:
                 return await self._one(broker, "SendMessage", data, call)
-            except NotConnected:
-                if broker != anywhere:
-                    raise
-                return await self._one(self._any(route, but=(broker,)), "SendMessage", data, call)
+            return await patiently(lambda: self._send_anywhere(route, data, call), left_s=call.remaining_s())
         entries: list[service.SendResultEntry] = [service.SendResultEntry() for _ in request.messages]
         await asyncio.gather(*(self._send_part(broker, some, request, entries, call) for broker, some in parts.items()))
         response = service.SendMessageResponse(status=common(entry.status for entry in entries), entries=entries)
         return response.SerializeToString()
+
+    async def _send_anywhere(self, route: TopicRoute, data: bytes, call: Call) -> bytes:
+        broker = self._any(route)
+        try:
+            return await self._once(broker, "SendMessage", data, call)
+        except BETWEEN_MASTERS as failure:
+            try:
+                other = self._any(route, but=(broker,))
+            except NotConnected:
+                raise failure from None
+            return await self._once(other, "SendMessage", data, call)
 
     async def _send_part(
         self,

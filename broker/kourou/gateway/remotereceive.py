@@ -20,6 +20,7 @@ from kourou.core.route import TopicRoute, TopicType
 from kourou.core.views import RouteView
 from kourou.gateway.clients import Clients
 from kourou.gateway.names import client_id, topic_name
+from kourou.gateway.patience import patiently
 from kourou.gateway.receive import WATCH, wait_of
 from kourou.gateway.status import Code
 from kourou.gateway.tunnel import CallInfo
@@ -53,16 +54,27 @@ class RemoteReceive:
         client = client_id(call)
         until_s = loop.time() + wait_of(request, call) / 1000
         route = (await self._brokers.route(topic_name(request.message_queue.topic, call))).route
-        asked = self._asked(client, request, route)
         request.long_polling_timeout.FromMilliseconds(0)
-        data = request.SerializeToString()
-        answer = await self._round(asked, data, CallInfo.of(call))
-        if _empty(answer) and loop.time() < until_s:
-            wanted = _wanted(request, client if route.type is TopicType.LITE else "")
-            answer = await self._wait([Place(broker, wanted) for broker in asked], request, call, until_s)
-        for message in answer:
+
+        async def attempt() -> list[bytes]:
+            return await self._ask(client, request, route, call, until_s)
+
+        for message in await patiently(attempt, left_s=until_s - loop.time()):
             call.send(message)
         await call.drain()
+
+    async def _ask(
+        self, client: str, request: service.ReceiveMessageRequest, route: TopicRoute, call: StreamCall, until_s: float
+    ) -> list[bytes]:
+        """What is there, or will be in time."""
+        asked = self._asked(client, request, route)
+        answer = await self._round(asked, request.SerializeToString(), CallInfo.of(call))
+        if not _empty(answer) or asyncio.get_running_loop().time() >= until_s:
+            return answer
+        wanted = _wanted(request, client if route.type is TopicType.LITE else "")
+        waiting = service.ReceiveMessageRequest()
+        waiting.CopyFrom(request)
+        return await self._wait([Place(broker, wanted) for broker in asked], waiting, call, until_s)
 
     async def _wait(
         self, places: list[Place], request: service.ReceiveMessageRequest, call: StreamCall, until_s: float

@@ -20,7 +20,8 @@ WATCH_S = 5.0  # one that nobody waits for any more is over after this
 EARLY_S = 0.1  # a watch that ends so much earlier has seen something
 AGAIN_S = 0.02  # between a turn that found nothing and the next watch
 AGAIN_MAX_S = 0.5
-FAILED_S = 1.0  # before a broker that could not be watched is watched again
+FAILED_S = 0.05  # before a broker that could not be watched is watched again; grows
+FAILED_MAX_S = 1.0
 
 
 class Place(NamedTuple):
@@ -91,7 +92,7 @@ class Watches:
     async def _run(self, place: Place, watched: _Watched) -> None:
         """For as long as anybody waits."""
         loop = asyncio.get_running_loop()
-        again_s = AGAIN_S
+        again_s, failed_s = AGAIN_S, FAILED_S
         try:
             while watched.waiters:
                 first = next(iter(watched.waiters))
@@ -99,8 +100,10 @@ class Watches:
                 try:
                     await self._watch(place.broker, first.request, first.info)
                 except (KourouError, GrpcError):
-                    await asyncio.sleep(FAILED_S)
+                    await asyncio.sleep(failed_s)
+                    failed_s = min(2 * failed_s, FAILED_MAX_S)
                     continue
+                failed_s = FAILED_S
                 lasted_s = loop.time() - began_s
                 if lasted_s > AGAIN_MAX_S:
                     again_s = AGAIN_S

@@ -65,6 +65,7 @@ class Code(IntEnum):
     LITE_QUEUES = 34  # (J)
     LITE_SUBSCRIBE = 35  # (J)
     LITE_EVICTED = 36  # (J) one-way from the broker: another member has taken a lite topic over
+    ELSEWHERE = 37  # (J) one-way from the broker: what follows in a queue is better read at a slave; SEEK when that is done
     ROUTE = 40  # (J)
     ROUTE_CHANGED = 41  # (J) one-way from a nameserver
     CLUSTER = 42  # (J)
@@ -202,29 +203,46 @@ def decode_error(message: WireMessage) -> KourouError:
     )
 
 
-_retired: deque[bytearray] = deque(maxlen=16)  # large receive buffers that may be free again, of all readers
+_KIB = 1024
+_retired: dict[int, deque[bytearray]] = {  # large receive buffers that may be free again, of all readers, by their size
+    1088 * _KIB: deque(maxlen=16),
+    2176 * _KIB: deque(maxlen=8),
+}
+_LARGEST_KEPT = max(_retired)
 
 
-def _large_buffer(size: int) -> bytearray:
-    """A buffer of ``size``, preferably one that was used before: a fresh MiB costs 256 page faults.
+def _new_buffer(size: int) -> bytearray:
+    """A buffer of at least ``size``. A large one is preferably one that was used before: a fresh MiB costs 256 page faults.
 
     One is free when no view of it lives; a bytearray tells by refusing to change its length while one does.
     """
-    for _ in range(len(_retired)):
+    if size < FrameReader.LARGEST:
+        return bytearray(size)
+    fit = next((fit for fit in _retired if fit >= size), 0)
+    if not fit:
+        return bytearray(size)
+    retired = _retired[fit]
+    for _ in range(len(retired)):
         try:
-            buffer = _retired.popleft()
+            buffer = retired.popleft()
         except IndexError:  # another thread was quicker
             break
         try:
             buffer.append(0)
         except BufferError:
-            _retired.append(buffer)
+            retired.append(buffer)
             continue
         buffer.pop()
         return buffer
-    buffer = bytearray(size + 1)
+    buffer = bytearray(fit + 1)
     buffer.pop()  # leaves room for the byte that the question above appends
     return buffer
+
+
+def _retire(buffer: bytearray) -> None:
+    retired = _retired.get(len(buffer))
+    if retired is not None:
+        retired.append(buffer)
 
 
 class FrameReader:
@@ -235,7 +253,7 @@ class FrameReader:
         n = socket.recv_into(reader.get_buffer());  for message in reader.received(n): ...
 
     Buffers are never reused while views into them live: a full one is put aside and the part of a message at its end
-    copied to the next. They grow with the traffic (16 KiB to 1 MiB) and are let go when nothing is pending, so an idle
+    copied to the next. They grow with the traffic (16 KiB to 2 MiB) and are let go when nothing is pending, so an idle
     connection holds none.
     """
 
@@ -276,12 +294,12 @@ class FrameReader:
     def _allocate(self, size: int) -> None:
         pending = self._view[self._start : self._end]
         old = self._buffer
-        self._buffer = _large_buffer(size) if size == self.LARGEST else bytearray(size)
+        self._buffer = _new_buffer(size)
         view = memoryview(self._buffer)
         view[: len(pending)] = pending
         self._view, self._start, self._end = view, 0, len(pending)
-        if old is not None and len(old) == self.LARGEST:
-            _retired.append(old)
+        if old is not None:
+            _retire(old)
 
     def received(self, count: int) -> list[WireMessage]:
         """Account for ``count`` received bytes. Raises BadRequest, LimitExceeded or UnsupportedVersion when the stream
@@ -306,6 +324,8 @@ class FrameReader:
             after = at + 4 + length
             if after > end:
                 self._needed = 4 + length
+                if self._size == self.LARGEST < self._needed:  # more of them will come: room from the start
+                    self._size = min(self._needed + 4096, _LARGEST_KEPT)
                 break
             body_at = at + 8 + header_size
             messages.append(WireMessage(code, flags, opaque, view[at + HEAD_SIZE : body_at], view[body_at:after]))
@@ -319,8 +339,8 @@ class FrameReader:
         if at == end:
             if self._size > self.SMALLEST and count < self._size // 8:
                 self._size //= 2
-            if self._buffer is not None and len(self._buffer) == self.LARGEST:
-                _retired.append(self._buffer)
+            if self._buffer is not None:
+                _retire(self._buffer)
             self._buffer, self._view, self._start, self._end = None, memoryview(b""), 0, 0
         return messages
 

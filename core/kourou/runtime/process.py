@@ -24,7 +24,7 @@ class Service(Protocol):
     """A server process."""
 
     stopped: asyncio.Event  # set from outside, or by the service when it can't go on
-    failure: str | None  # why it could not
+    failure: KourouError | None  # why it could not
 
     async def start(self) -> dict[str, str]:
         """Serve; the addresses, by what they are for."""
@@ -56,7 +56,7 @@ async def serve(service: Service, *, ready: Ready, connections: int) -> None:
         notifier.stopping("stopping" if service.failure is None else f"stopping: {service.failure}")
         await service.stop()
     if service.failure is not None:
-        raise KourouError(service.failure)
+        raise service.failure
 
 
 async def _beat_until_stopped(service: Service, notifier: Notifier) -> None:

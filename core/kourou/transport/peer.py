@@ -21,6 +21,7 @@ from kourou.core.errors import (
 from kourou.core.limits import HELLO_BYTES_MAX
 from kourou.core.names import check_client_id
 from kourou.core.wire import HEAD_SIZE, Code, Flag, FrameReader, WireMessage
+from kourou.transport.direct import Direct, Piece, direct
 from kourou.transport.load import SLICE_S, SMALL_BYTES
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Peer(asyncio.BufferedProtocol):
         self._load = server.load
         self._reader = FrameReader(first_bytes_max=HELLO_BYTES_MAX, count_max=_CUT_MAX)
         self._transport: asyncio.Transport | None = None
+        self._direct: Direct | None = None  # made when it is first asked for
         self._accepted_at = self.heard_at
         self._greeted = False
         self._backlog: deque[WireMessage] = deque()  # received, not yet begun
@@ -90,6 +92,18 @@ class Peer(asyncio.BufferedProtocol):
     def push(self, code: int, *, header: bytes = b"", parts: Iterable[Part] = ()) -> None:
         """Send a one-way message."""
         self._send(code, 0, _ONE_WAY, header, list(parts))
+
+    def push_file(self, code: int, *, header: bytes, file: Piece, at: int, size: int) -> None:
+        """The same for a body that lies in a file, which should be in memory: it is not copied on its way, if possible."""
+        if self.closed or self._transport is None:
+            return
+        if self._direct is None:
+            self._direct = direct(self._transport)
+        if self._direct is None:
+            self._send(code, 0, _ONE_WAY, header, [file.read(at, size)])
+            return
+        self._direct.write_file(wire.encode_head(code, 0, flags=_ONE_WAY, header=header, body_size=size), file, at, size)
+        self._check_unsent()
 
     def push_json(self, code: int, value: object) -> None:
         self.push(code, parts=(wire.encode_json(value),))
@@ -186,6 +200,8 @@ class Peer(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        if self._direct is not None:
+            self._direct.close()
         self._backlog.clear()
         self._server.lost(self)
         for future in self._asked.values():

@@ -94,9 +94,15 @@ class DataPlaneServer:
         self._server = await loop.create_server(
             lambda: Peer(self, next(self._numbers)), host, port, backlog=1024, reuse_address=True
         )
-        self._sweeper = loop.call_later(self.SWEEP_S, self._sweep)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self.SWEEP_S, self._sweep)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
+
+    def unlisten(self) -> None:
+        """Accept nobody more, until ``listen`` is called again."""
+        if self._server is not None:
+            self._server.close()
 
     async def close(self, *, grace_s: float = 3.0) -> None:
         """Stop accepting, tell everybody, let requests under way finish for a while, close."""

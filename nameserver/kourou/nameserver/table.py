@@ -101,8 +101,8 @@ class RouteTable:
     def registered(self, report: BrokerReport, *, source: str | None, stream: int, now_ms: int) -> None:
         """A broker's full report, at the start of a stream and after every change. A newer stream replaces an older.
 
-        Raises Fenced when the same broker is here with a higher epoch (two processes claim one identity), LimitExceeded
-        when there are too many brokers. Both change nothing.
+        Raises Fenced when the same broker is here with a higher epoch, or was heard of a moment ago at another address (two
+        processes claim one identity), LimitExceeded when there are too many brokers. Both change nothing.
         """
         key = (report.broker, report.broker_id)
         old = self._brokers.get(key)
@@ -112,6 +112,12 @@ class RouteTable:
             raise Fenced(
                 f"broker {report.broker} {report.broker_id} is registered with epoch {old.report.epoch}; "
                 f"this one has epoch {report.epoch}"
+            )
+        elsewhere = old is not None and _place(old) != (source, report.advertised, report.port)
+        if old is not None and old.stream != stream and old.claims and elsewhere:
+            raise Fenced(
+                f"broker {report.broker} {report.broker_id} is registered from another address, {old.source}, and was heard "
+                f"of {max(0, now_ms - old.heard_ms)} ms ago; it must be silent for {CLAIM_MS} ms before another may be it"
             )
         if old is None and len(self._brokers) >= BROKERS_MAX:
             raise LimitExceeded(f"{len(self._brokers)} brokers are known; the limit is {BROKERS_MAX}")
@@ -297,6 +303,10 @@ def _united(best: TopicDefinition, found: list[TopicDefinition]) -> TopicDefinit
         for place in definition.placement:
             queues[place.broker] = max(queues.get(place.broker, 0), place.queues)
     return replace(best, placement=tuple(Placement(broker, count) for broker, count in sorted(queues.items())))
+
+
+def _place(known: _Known) -> tuple[str | None, str, int]:
+    return known.source, known.report.advertised, known.report.port
 
 
 def _identity(known: _Known) -> tuple[object, ...]:

@@ -152,6 +152,7 @@ def test_the_end_of_an_old_stream_does_not_hurt_a_new_one(cluster: Cluster) -> N
 def test_a_broker_that_moves_is_told_of(cluster: Cluster) -> None:
     """Another source address changes what `auto` means, although the report is the same."""
     cluster.register("b1", topic("orders", ("b1", 4)), stream=1)
+    cluster.closed(1)
     cluster.table.take_changed()
     cluster.register("b1", topic("orders", ("b1", 4)), stream=2, source="10.0.0.9")
     assert cluster.table.take_changed() == ({"orders"}, True)
@@ -206,6 +207,19 @@ def test_a_broker_with_an_empty_disk_may_start_anew(cluster: Cluster) -> None:
     assert cluster.masters() == {"b1": "10.0.0.5:10911"}
     cluster.closed(1)
     cluster.register("b1", topic("orders", ("b1", 4)), stream=3, epoch=1, source="10.0.0.9")
+    assert cluster.masters() == {"b1": "10.0.0.9:10911"}
+
+
+@pytest.mark.parametrize("epoch", [7, 8])
+def test_two_processes_of_one_id(cluster: Cluster, epoch: int) -> None:
+    """The one that is heard of stays; the other one gets in when that has been silent for as long as its claim holds."""
+    cluster.register("b1", topic("orders", ("b1", 4)), stream=1, epoch=7)
+    with pytest.raises(Fenced, match=r"another address, 10\.0\.0\.5"):
+        cluster.register("b1", stream=2, epoch=epoch, source="10.0.0.9")
+    assert cluster.masters() == {"b1": "10.0.0.5:10911"}
+    cluster.register("b1", topic("orders", ("b1", 4)), stream=3, epoch=7)  # the first one's next stream
+    cluster.advance(CLAIM_MS)
+    cluster.register("b1", topic("orders", ("b1", 4)), stream=4, epoch=epoch, source="10.0.0.9")
     assert cluster.masters() == {"b1": "10.0.0.9:10911"}
 
 

@@ -156,7 +156,7 @@ class Dull:
 
     def __init__(self) -> None:
         self.stopped = asyncio.Event()
-        self.failure: str | None = None
+        self.failure: KourouError | None = None
 
     async def start(self) -> dict[str, str]:
         return {}
@@ -187,7 +187,7 @@ async def test_a_process_beats_until_it_fails(manager: Manager, environment: Non
                 loop.call_soon_threadsafe(fail)
 
     def fail() -> None:
-        service.failure = "the disk is gone"
+        service.failure = KourouError("the disk is gone")
         service.stopped.set()
 
     loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ one endpoint after the other. Nothing here trusts an etcd lease: ``hint`` uses t
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,26 @@ class EtcdAccess:
         return grpc.ssl_channel_credentials(_file(self.ca), _file(self.key), _file(self.certificate))
 
     def password(self) -> str:
-        return (_file(self.password_file) or b"").decode().rstrip("\r\n")
+        """Read anew for each log-in. Raises BadRequest."""
+        try:
+            return (_file(self.password_file) or b"").decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise BadRequest(f"{self.password_file} is not UTF-8") from None
+
+    def check(self) -> None:
+        """Can the files be used, as far as can be known without etcd? Raises BadRequest."""
+        self.password()
+        if self.ca is None:
+            return
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        path: Path = self.ca
+        try:
+            context.load_verify_locations(path)
+            if self.certificate is not None:
+                path = self.certificate
+                context.load_cert_chain(path, self.key, "")  # with no password at all, it would ask the terminal
+        except OSError as failure:
+            raise BadRequest(f"the certificate {path} can't be used: {failure}") from None
 
 
 def _file(path: Path | None) -> bytes | None:
@@ -206,7 +226,10 @@ class Etcd:
         if self._access.user is None:
             return ()
         if self._token is None:
-            request = etcd_pb2.AuthenticateRequest(name=self._access.user, password=self._access.password())
+            try:
+                request = etcd_pb2.AuthenticateRequest(name=self._access.user, password=self._access.password())
+            except BadRequest as failure:
+                raise NotConnected(str(failure)) from None  # it was there at the start, and may be there again
             stub: Any = etcd_pb2_grpc.AuthStub(self._channels[self._at])
             try:
                 answer = await stub.Authenticate(request, timeout=max(1.0, self._call_s))  # bcrypt takes its time

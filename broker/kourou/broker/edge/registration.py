@@ -37,15 +37,18 @@ class Registrar:
         report: Callable[[], Any],
         log: Any,
         on_bug: Callable[[str], None] | None = None,
+        on_refused: Callable[[str], None] | None = None,
     ) -> None:
         self._nameservers = tuple(dict.fromkeys(nameservers))
         self._report = report
         self._log = log
         self._on_bug = on_bug
+        self._on_refused = on_refused
         self._versions = dict.fromkeys(nameservers, 0)
         self._changed: dict[Endpoint, asyncio.Event] = {endpoint: asyncio.Event() for endpoint in nameservers}
         self._tasks: list[asyncio.Task[None]] = []
         self._names: dict[Endpoint, str] = {}  # how those that have answered call themselves
+        self._refusals: dict[Endpoint, str] = {}  # the last of each, so that each is said once
         self._registered = asyncio.Event()
 
     def start(self) -> None:
@@ -118,6 +121,9 @@ class Registrar:
                     if not call.done():
                         await call.write(message)
                     answer = await call.read()
+                    if answer is not grpc.aio.EOF and not answer.version:
+                        self._names[endpoint] = answer.nameserver  # why we are refused comes next
+                        answer = await call.read()
                 if answer is grpc.aio.EOF:
                     return "the stream ended"
                 self._answered(endpoint, answer)
@@ -134,13 +140,23 @@ class Registrar:
         except TimeoutError:
             return f"no answer within {ANSWER_S:g} s"
         except grpc.aio.AioRpcError as failure:
+            if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                self._refused_by(endpoint, str(failure.details()))
             return f"{failure.code().name}: {failure.details()}"
         finally:
             call.cancel()
 
+    def _refused_by(self, endpoint: Endpoint, reason: str) -> None:
+        if self._refusals.get(endpoint) != reason:
+            self._log.warning("registration_refused", nameserver=str(endpoint), reason=reason)
+        self._refusals[endpoint] = reason
+        if self._on_refused is not None:
+            self._on_refused(reason)
+
     def _answered(self, endpoint: Endpoint, answer: Any) -> None:
+        self._names[endpoint] = answer.nameserver
         if not self._versions[endpoint]:
             self._log.info("registered", nameserver=str(endpoint), name=answer.nameserver, version=answer.version)
+        self._refusals.pop(endpoint, None)
         self._versions[endpoint] = answer.version
-        self._names[endpoint] = answer.nameserver
         self._registered.set()

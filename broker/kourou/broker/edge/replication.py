@@ -18,6 +18,7 @@ from kourou.transport.connection import Connection, connect
 from kourou.transport.server import Handler, Peer
 
 PIECE_BYTES_MAX = 4 * 1024 * 1024
+HELLO_BYTES_MAX = 4 * 1024 * 1024  # a history of 100,000 epochs; more would hold the loop for a second
 PROBE_S = 1.0
 FETCHED = ("timers/", "snapshots/")
 
@@ -42,7 +43,7 @@ class ReplicaHandlers:
         }
 
     def hello(self, peer: Peer, message: WireMessage) -> None:
-        hello = hello_of(wire.decode_json(message.body, what="REPLICA_HELLO", bytes_max=WIRE_BYTES_MAX))
+        hello = hello_of(wire.decode_json(message.body, what="REPLICA_HELLO", bytes_max=HELLO_BYTES_MAX))
         if "replica" not in peer.attachments:
             peer.attachments["replica"] = True
             peer.on_close(self._replication.lost)

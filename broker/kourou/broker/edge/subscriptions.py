@@ -44,6 +44,11 @@ class PeerSubscriber:
         header = wire.DELIVER_HEAD.pack(subscription, cursor.queue_id, epoch, number, cursor.session, next_offset)
         self._peer.push(Code.DELIVER, header=header, parts=parts)
 
+    def elsewhere(self, subscription: int, cursor: Cursor, replicas: Sequence[int]) -> None:
+        epoch, number = cursor.generation
+        place = {"queue": cursor.queue_id, "epoch": epoch, "n": number, "session": cursor.session, "offset": cursor.offset}
+        self._peer.push_json(Code.ELSEWHERE, {"subscription": subscription, **place, "replicas": list(replicas)})
+
     def failed(self, subscription: int, cursor: Cursor, failure: KourouError) -> None:
         epoch, number = cursor.generation
         self._peer.push_json(
@@ -142,6 +147,7 @@ class SubscriptionHandlers:
             tags=fields.texts(value, "tags", count_max=TAGS_MAX),
             credit=fields.number(value, "credit", 0, high=(1 << 31) - 1),
             auto_create=self._auto_create,
+            may_leave=fields.flag(value, "slave_reads", False),
         )
         if peer.closed:
             return
@@ -184,6 +190,7 @@ class SubscriptionHandlers:
             fields.number(value, "queue"),
             parse_start(value, "to"),
             lambda session, offset: peer.reply_json(message, {"session": session, "offset": offset}),
+            stay=fields.flag(value, "stay", False),
         )
 
     def pause(self, peer: Peer, message: WireMessage) -> None:

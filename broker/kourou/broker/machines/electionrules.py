@@ -7,9 +7,10 @@ on, they have everything below it as well. Only members of either may become mas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kourou.broker.machines.electionstate import LOSSY_MAX, GroupState, Lease, Operation
+from kourou.broker.machines.electionstate import LOSSY_MAX, GroupState, Hint, Lease, Operation
 
 
 def founded(replica: int, *, epoch: int, min_isr: int, nonce: str) -> GroupState:
@@ -71,16 +72,19 @@ class Right:
     lossy: bool = False
 
 
-def right_of(replica: int, state: GroupState, *, live: frozenset[int], op: Operation | None, unclean: bool) -> Right | None:
-    """``live``: who seems to be there; a hint that decides about order, never about right."""
+Live = Mapping[int, Hint | None]
+
+
+def right_of(replica: int, state: GroupState, *, live: Live, op: Operation | None, unclean: bool) -> Right | None:
+    """``live``: who seems to be there, with what log; hints that decide about order, never about right."""
     if replica in state.sss:
         rivals = [r for r in state.sss if r != state.master and r != replica and r in live]
-        before = rivals if replica == state.master else [r for r in rivals if r < replica]
+        before = rivals if replica == state.master else [r for r in rivals if _is_before(r, replica, live)]
         return Right("in the sync state set", len(before))
     if replica in state.elr:
         waits = any(r in live for r in state.sss if r != state.master)
         rivals = [r for r in state.elr if r != replica and r in live]
-        return Right("eligible", sum(r < replica for r in rivals) + (50 if waits else 0))
+        return Right("eligible", sum(_is_before(r, replica, live) for r in rivals) + (50 if waits else 0))
     if not state.sss and not state.elr and state.cold:
         best = max(state.cold, key=lambda item: (item[1], item[2], -item[0]))
         if best[0] == replica:
@@ -90,6 +94,27 @@ def right_of(replica: int, state: GroupState, *, live: frozenset[int], op: Opera
     if unclean:
         return Right("unclean election is on", replica, True)
     return None
+
+
+def _is_before(one: int, other: int, live: Live) -> bool:
+    """The longer log first, as far as both have said how long it is: less of what clients don't know the outcome of is
+    cut away, and less has to be copied."""
+    hint, others = live.get(one), live.get(other)
+    if hint is not None and others is not None:
+        mine, theirs = (hint.able, hint.epoch, hint.end), (others.able, others.epoch, others.end)
+        if mine != theirs:
+            return mine > theirs
+    return one < other
+
+
+def successor_of(replica: int, state: GroupState, *, live: Live) -> int | None:
+    """To whom a master hands over best; nobody, when nobody else in the set seems to be there and able."""
+    best: int | None = None
+    for other in state.sss:
+        hint = live.get(other)
+        if other != replica and hint is not None and hint.able and (best is None or _is_before(other, best, live)):
+            best = other
+    return best
 
 
 def is_free(state: GroupState, lease: Lease | None, replica: int) -> str | None:

@@ -3,6 +3,7 @@
     state         who is master of which epoch, and who may become it: the only truth
     lease         rewritten by the master at each renewal; unchanged for long enough, the master is over
     replica/{id}  where a member is, on which disk, started for the how manieth time
+    live/{id}     that a member is there, how far its log goes, how it feels: only for order, and for people
     op            what an operator asks for
 
 Values come from outside: they are parsed strictly, and what does not parse is not acted on.
@@ -16,6 +17,7 @@ from typing import Any
 
 LOSSY_MAX = 16  # epochs remembered
 MEMBERS_MAX = 65
+LOADS_MAX = 16
 PREFIX = "/mq"
 
 
@@ -74,6 +76,20 @@ class Replica:
 
     def encode(self) -> bytes:
         return _encode({"storage_uuid": self.storage, "nonce": self.nonce, "address": self.address})
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """``able``: it would take over if it was its turn. ``load`` is for people."""
+
+    epoch: int
+    end: int
+    able: bool
+    phase: str
+    load: dict[str, float]
+
+    def encode(self) -> bytes:
+        return _encode({"epoch": self.epoch, "end": self.end, "able": self.able, "phase": self.phase, "load": self.load})
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +165,15 @@ def lease_of(data: bytes) -> Lease:
 def replica_of(data: bytes) -> Replica:
     value = _decode(data)
     return Replica(_text(value, "storage_uuid"), _text(value, "nonce"), _text(value, "address"))
+
+
+def hint_of(data: bytes) -> Hint:
+    value = _decode(data)
+    load = value.get("load")
+    if not isinstance(load, dict) or len(load) > LOADS_MAX:
+        raise Unreadable("load is not an object")
+    numbers = {str(name)[:40]: float(number) for name, number in load.items() if isinstance(number, int | float)}
+    return Hint(_number(value, "epoch"), _number(value, "end"), value.get("able") is True, _text(value, "phase"), numbers)
 
 
 def operation_of(data: bytes) -> Operation:

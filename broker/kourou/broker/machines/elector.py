@@ -38,7 +38,7 @@ from kourou.broker.machines.election import (
     Transact,
     Wait,
 )
-from kourou.broker.machines.electionrules import Right, changed, taken_over
+from kourou.broker.machines.electionrules import Right, changed, successor_of, taken_over
 from kourou.broker.machines.electionstate import GroupState, Keys, Lease
 from kourou.broker.machines.electorchance import Chance, chance
 from kourou.broker.machines.electorregistration import registration
@@ -47,6 +47,7 @@ from kourou.broker.machines.electorview import ElectorView
 
 RETRY_MS = 200
 QUIET_MS = 300  # after a renewal should have been seen: is etcd there?
+SLOW_MS = 60_000
 REFRESH_MS = 5_000  # all keys are read again: a watch may have missed something
 
 
@@ -88,6 +89,7 @@ class Elector:
         self._barred: str | None = None  # why it does not campaign any more
         self._gone: int | None = None  # the epoch whose master's process has ended
         self._gone_ms = 0
+        self._slow_until_ms = 0  # until then it campaigns only when nobody else does
         self._pledged_ms = 0  # until then it does not campaign
         self.contact_ms = -(1 << 60)  # when etcd last answered
         self._blind_ms = -(1 << 60)  # when it last did not
@@ -231,6 +233,28 @@ class Elector:
         if self.phase is Phase.MASTER:
             self._release(None, reason, now_ms)
 
+    def slow(self, reason: str, *, now_ms: int) -> None:
+        """This replica serves clients badly: hand over, if somebody is there who may do better."""
+        self._slow_until_ms = now_ms + SLOW_MS
+        term, state = self.term, self.view.state
+        if self.phase is not Phase.MASTER or term is None or term.draining or state is None:
+            return
+        to = successor_of(self.me.replica, state, live=self.view.live(now_ms))
+        self._note("slow", reason=reason, successor=to)
+        if to is not None:
+            term.unfit = True
+            self._drain(term, to)
+
+    def able(self, now_ms: int) -> bool:
+        """Would it take over, if it was its turn?"""
+        fit = self._barred is None and not self.options.learner and now_ms >= self._slow_until_ms
+        return fit and self.phase in (Phase.FOLLOWER, Phase.STOPPING, Phase.TAKING)
+
+    def held_up(self, *, now_ms: int) -> None:
+        """This replica was cut off from its clients: nothing had moved its lease on in time, as far as could be seen."""
+        if self.phase is Phase.MASTER:
+            self._fall("it was held up until its lease was over", now_ms)
+
     def leave(self, *, now_ms: int) -> None:
         """The process is about to stop: hand over. Answered by ``Left``."""
         self._leaving = True
@@ -245,7 +269,7 @@ class Elector:
         if term is None or self.phase is not Phase.MASTER or not term.draining:
             return
         to, term.draining = term.successor, False
-        if done or self._leaving:
+        if done or self._leaving or term.unfit:
             self._release(to, "it hands over" if to is None else f"it hands over to {to}", now_ms)
         else:
             self._clear_operation()
@@ -325,7 +349,15 @@ class Elector:
         if self.phase not in (Phase.FOLLOWER, Phase.STOPPING) or self._barred is not None:
             return None
         gone_ms = self._gone_ms if self.view.state is not None and self._gone == self.view.state.epoch else None
-        return chance(self.me.replica, self.view, self.options, gone_ms=gone_ms, pledged_ms=self._pledged_ms, now_ms=now_ms)
+        return chance(
+            self.me.replica,
+            self.view,
+            self.options,
+            gone_ms=gone_ms,
+            pledged_ms=self._pledged_ms,
+            slow=now_ms < self._slow_until_ms,
+            now_ms=now_ms,
+        )
 
     def _campaign(self, now_ms: int) -> None:
         """A fresh picture is there: if it is still time, stop following, then take over."""
@@ -388,6 +420,9 @@ class Elector:
         op = self.view.op
         if op is not None and op.kind == "switchover" and not term.draining and self._barred is None:
             self._switch(term, op.to)
+        elif op is not None and op.kind == "elect":  # left there, it would hold for any later time without a master
+            self._note("elect_refused", to=op.to, reason="there is a master")
+            self._clear_operation()
         if now_ms - self._looked_ms >= REFRESH_MS:
             self._begin_look()
         self._propose(term, now_ms)
@@ -475,9 +510,10 @@ class Elector:
 
     def _successor(self, now_ms: int) -> int | None:
         state = self.view.state
-        live = self.view.live(now_ms)
-        others = [r for r in state.sss if r != self.me.replica] if state is not None else []
-        return next((r for r in others if r in live), next(iter(others), None))
+        if state is None:
+            return None
+        best = successor_of(self.me.replica, state, live=self.view.live(now_ms))
+        return best if best is not None else next((r for r in state.sss if r != self.me.replica), None)
 
     def _switch(self, term: Term, to: int) -> None:
         state = self.view.state
@@ -590,11 +626,21 @@ class Elector:
         for value in outcome.values:
             self.view.adopt(value, outcome.revision, now_ms=now_ms)
 
+    def _displaced(self, *, known: bool) -> str:
+        """Why this process is no longer the one that etcd knows."""
+        who = f"broker {self.me.replica} of group {self._keys.group}"
+        if known:
+            return f"another process has registered as {who}"
+        return (
+            f"etcd does not know {who} any more: its data was lost, or the group's keys were deleted. "
+            f"Start the member that has most with --failover-init, then the others"
+        )
+
     def _adopted(self, now_ms: int) -> None:
         """The view may have changed: draw what follows from it."""
         state, lease, mine = self.view.state, self.view.lease, self.view.replicas.get(self.me.replica)
         if self._incarnation and (mine is None or mine.nonce != self.me.nonce):
-            self._halt(f"another process has registered as broker {self.me.replica} of group {self._keys.group}")
+            self._halt(self._displaced(known=mine is not None))
             return
         term = self.term
         if term is not None and self.phase is Phase.MASTER:

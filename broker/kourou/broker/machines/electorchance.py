@@ -9,6 +9,7 @@ from kourou.broker.machines.electionrules import Right, is_free, right_of
 from kourou.broker.machines.electorview import ElectorView
 
 UNCLEAN_AFTER = 10  # times D
+SLOW_WAIT_MS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +26,18 @@ def chance(
     *,
     gone_ms: int | None,
     pledged_ms: int,
+    slow: bool,
     now_ms: int,
 ) -> Chance | None:
-    """``gone_ms``: since when the master's process is known to be gone. ``pledged_ms``: not before, unless nobody leads."""
+    """``gone_ms``: since when the master's process is known to be gone. ``pledged_ms``: not before, unless nobody leads.
+    ``slow``: anybody else first."""
     state, lease = view.state, view.lease
     if state is None or view.unreadable() is not None or options.learner:
         return None
     right = right_of(replica, state, live=view.live(now_ms), op=view.op, unclean=options.unclean)
     if right is None:
         return None
-    wait_ms = right.rank * options.rank_ms
+    wait_ms = right.rank * options.rank_ms + (SLOW_WAIT_MS if slow else 0)
     free = is_free(state, lease, replica)
     if free is not None:
         others_first = lease is not None and lease.released and lease.to not in (None, replica)

@@ -34,6 +34,7 @@ class Term:
         self.lost_mod: int | None = None  # a change over this revision of ``state`` had no answer: it may be done yet
         self.doubtful: frozenset[int] = frozenset()  # added by a change whose outcome is not known
         self.draining = False
+        self.unfit = False  # this replica does worse than its successor, whatever that one lacks still
         self.successor: int | None = None
         self._options = options
         self._tries = tries

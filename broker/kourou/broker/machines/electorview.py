@@ -8,11 +8,13 @@ from __future__ import annotations
 from kourou.broker.machines.coordination import Picture, Value
 from kourou.broker.machines.electionstate import (
     GroupState,
+    Hint,
     Keys,
     Lease,
     Operation,
     Replica,
     Unreadable,
+    hint_of,
     lease_of,
     operation_of,
     replica_of,
@@ -32,15 +34,16 @@ class ElectorView:
         self.replicas: dict[int, Replica] = {}
         self.lease_seen_ms = 0  # when the lease was first seen as it is
         self.broken: dict[str, str] = {}  # keys whose value does not parse, and why
-        self._live: dict[int, int] = {}  # when they were last heard of
+        self._live: dict[int, tuple[int, Hint | None]] = {}  # when they were last heard of, and what they said
         self._mods: dict[str, int] = {}  # of the value that is known, 0 when it is not there
         self._known: dict[str, int] = {}  # the revision up to which a key is known
 
     def mod(self, key: str) -> int:
         return self._mods.get(key, 0)
 
-    def live(self, now_ms: int) -> frozenset[int]:
-        return frozenset(replica for replica, seen_ms in self._live.items() if now_ms - seen_ms <= LIVE_MS)
+    def live(self, now_ms: int) -> dict[int, Hint | None]:
+        """Who seems to be there."""
+        return {replica: hint for replica, (seen_ms, hint) in self._live.items() if now_ms - seen_ms <= LIVE_MS}
 
     def picture(self, picture: Picture, *, now_ms: int) -> None:
         """A picture that is older than what is known does no harm."""
@@ -99,7 +102,8 @@ class ElectorView:
             if data is None:
                 self._live.pop(replica, None)
             else:
-                self._live[replica] = now_ms
+                self._live[replica] = (now_ms, None)
+                self._live[replica] = (now_ms, hint_of(data))
 
     def unreadable(self) -> str | None:
         """Why nothing may be decided."""

@@ -14,6 +14,7 @@ History = Sequence[tuple[int, int]]
 
 PROMOTION_STEP = 1_000
 REPLICA_STEP = 100
+EPOCH_LEAP_MAX = 1_000 * PROMOTION_STEP  # nobody misses that many promotions
 
 
 def meeting_point(follower: History, follower_end: int, master: History, master_end: int) -> int | None:
@@ -34,6 +35,14 @@ def _end(history: History, number: int, log_end: int) -> int:
 def is_history(history: History) -> bool:
     """Do both parts rise strictly?"""
     return all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(history))
+
+
+def implausible(epoch: int, known: int) -> str | None:
+    """Why nobody can truly know of such an epoch where ``known`` is the highest so far. Epochs are u32: one that was made up
+    and believed would leave no room for those that follow."""
+    if epoch - known <= EPOCH_LEAP_MAX:
+        return None
+    return f"epoch {epoch} can't be: {known} is known here, and none leaps by more than {EPOCH_LEAP_MAX}"
 
 
 def next_epoch(latest: int, *, replica: int, promoted: bool) -> int:

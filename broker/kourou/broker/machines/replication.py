@@ -93,7 +93,7 @@ class Ready:
     flushed: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """Whole frames, contiguous; the bytes are the driver's business."""
 
@@ -104,7 +104,7 @@ class Batch:
     confirm: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ack:
     session: int
     epoch: int

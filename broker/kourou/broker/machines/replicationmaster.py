@@ -12,7 +12,7 @@ With ``ack_all`` off C is what the master itself has, and the set is kept for th
 
 from __future__ import annotations
 
-from kourou.broker.machines.history import History, is_history, meeting_point
+from kourou.broker.machines.history import History, implausible, is_history, meeting_point
 from kourou.broker.machines.replication import (
     BATCH_BYTES,
     JOIN_GAP_BYTES,
@@ -42,6 +42,7 @@ from kourou.broker.machines.replication import (
 )
 
 SLAVES_MAX = 64
+SESSIONS_KEPT = 4_096  # numbers of sessions that were opened in this term: none is opened twice
 
 
 class ReplicationMaster:
@@ -84,6 +85,7 @@ class ReplicationMaster:
         self._links: dict[int, Session] = {}
         self._sessions: dict[int, Session] = {}  # by replica
         self._copying: dict[int, int] = {}  # sessions, by link, of slaves that take a copy
+        self._used: dict[int, None] = {}  # the last sessions, the oldest first
         self._ping_at_ms = 0
         self._effects: list[MasterEffect] = []
         self._move_confirm()
@@ -143,16 +145,23 @@ class ReplicationMaster:
     # ---- facts about slaves
 
     def hello(self, link: int, hello: Hello, *, now_ms: int) -> None:
-        """A slave opens a session on a link. Answered by Welcome, CopyNeeded, StaleMaster or Refused."""
-        if self.over or hello.epoch > self.epoch:
+        """A slave opens a session on a link. Answered by Welcome, CopyNeeded, StaleMaster or Refused.
+
+        Who is no member of this group is refused before its epoch is looked at: a stranger ends no term.
+        """
+        refusal = self._stranger(link, hello)
+        if refusal is None and (self.over or hello.epoch > self.epoch):
             self._answer(link, StaleMaster(self.epoch))
             if not self.over:
                 self._step_down(hello.epoch, f"slave {hello.member.replica} knows of epoch {hello.epoch}")
             return
-        refusal = self._refusal(link, hello)
+        refusal = refusal or self._unusable(hello)
         if refusal is not None:
             self._answer(link, Refused(refusal))
             return
+        self._used[hello.session] = None
+        if len(self._used) > SESSIONS_KEPT:
+            del self._used[next(iter(self._used))]
         old = self._sessions.get(hello.member.replica)
         if old is not None:
             self._end(old)
@@ -175,7 +184,8 @@ class ReplicationMaster:
             link, Welcome(self.epoch, hello.session, place, min(self.confirm, place), self.start, self.end, self.ack_all)
         )
 
-    def _refusal(self, link: int, hello: Hello) -> str | None:
+    def _stranger(self, link: int, hello: Hello) -> str | None:
+        """Why this is no member of the group whose word counts."""
         him, me = hello.member, self.me
         if him.cluster != me.cluster:
             return f"this is cluster {me.cluster!r}, not {him.cluster!r}"
@@ -188,10 +198,17 @@ class ReplicationMaster:
         old = self._sessions.get(him.replica)
         if old is not None and old.member.storage != him.storage and old.link != link:
             return f"broker id {him.replica} is taken by another slave that is connected"
-        if old is None and len(self._sessions) >= SLAVES_MAX:
-            return f"{SLAVES_MAX} slaves are connected already"
+        if hello.session in self._used:
+            return "its session was there before: this is a message that was recorded and sent again"
         if not is_history(hello.log.history) or not 0 <= hello.log.start <= hello.log.end:
             return "its history does not rise"
+        return implausible(hello.epoch, self.epoch)
+
+    def _unusable(self, hello: Hello) -> str | None:
+        """Why a member of the group can't follow."""
+        old = self._sessions.get(hello.member.replica)
+        if old is None and len(self._sessions) >= SLAVES_MAX:
+            return f"{SLAVES_MAX} slaves are connected already"
         if self._meeting_point(hello.log) is None:
             return "its log shares no epoch with this one: it is of another broker. Empty its data directory to begin anew"
         return None
@@ -233,8 +250,8 @@ class ReplicationMaster:
         session = self._links.get(link)
         if session is None or session.session != ack.session:
             return
-        if ack.epoch > self.epoch:
-            self._step_down(ack.epoch, f"slave {session.member.replica} is in epoch {ack.epoch}")
+        if ack.epoch != self.epoch:
+            self._other_epoch(session, ack.epoch)
             return
         if not session.streaming:
             return
@@ -249,8 +266,8 @@ class ReplicationMaster:
         if session is None or session.session != ping.session:
             return
         session.heard_ms = now_ms
-        if ping.epoch > self.epoch:
-            self._step_down(ping.epoch, f"slave {session.member.replica} is in epoch {ping.epoch}")
+        if ping.epoch != self.epoch:
+            self._other_epoch(session, ping.epoch)
         elif session.streaming:
             self._progressed(session, now_ms)  # alive; one that lacks nothing has nothing to acknowledge
 
@@ -268,8 +285,16 @@ class ReplicationMaster:
 
     def heard_of(self, epoch: int, source: str) -> None:
         """Somebody else says so, a nameserver for example."""
-        if epoch > self.epoch:
+        if epoch > self.epoch and implausible(epoch, self.epoch) is None:
             self._step_down(epoch, f"{source} knows of epoch {epoch}")
+
+    def _other_epoch(self, session: Session, epoch: int) -> None:
+        """Whoever was welcomed is in this term's epoch, or has heard of a higher one."""
+        why = implausible(epoch, self.epoch)
+        if epoch < self.epoch or why is not None:
+            self._drop(session, why or f"it speaks of epoch {epoch}; it was welcomed in {self.epoch}")
+        else:
+            self._step_down(epoch, f"slave {session.member.replica} is in epoch {epoch}")
 
     # ---- time
 

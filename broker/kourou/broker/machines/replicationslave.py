@@ -71,7 +71,7 @@ class ReplicationSlave:
         self.eligible: tuple[int, ...] = ()
         self.halted: str | None = None
         self._rng = rng
-        self._learner = learner
+        self.learner = learner
         self._address = address
         self._link = -1
         self._session = 0
@@ -107,7 +107,7 @@ class ReplicationSlave:
         assert log.end == self.end, (log.end, self.end)
         self._link, self._session = link, self._rng.getrandbits(63)
         self.phase, self._heard_ms = Phase.GREETING, now_ms
-        self._send(Hello(self.me, self._session, self.epoch, log, self.confirm, self._learner, self._address))
+        self._send(Hello(self.me, self._session, self.epoch, log, self.confirm, self.learner, self._address))
 
     def lost(self, link: int) -> None:
         if link == self._link and self.phase is not Phase.OVER:
@@ -170,10 +170,10 @@ class ReplicationSlave:
         self._effects.append(Append(batch))
 
     def appended(self, batch: Batch) -> None:
-        """The batch is in the log and applied."""
+        """The batch is in the log, and will be applied before anything else happens."""
         self.end = batch.end
-        self._told(batch.confirm)
         self._acknowledge()
+        self._told(batch.confirm)
 
     def synced(self, offset: int) -> None:
         if offset > self.flushed:

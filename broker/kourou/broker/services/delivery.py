@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +44,10 @@ class Outlet(Protocol):
         """Send frames (or an empty body, which only moves the position)."""
         ...
 
+    def elsewhere(self, subscription: int, cursor: Cursor, replicas: Sequence[int]) -> None:
+        """What follows is to be read at one of these slaves; nothing is sent of the queue until the cursor is set anew."""
+        ...
+
     def failed(self, subscription: int, cursor: Cursor, failure: KourouError) -> None:
         """The queue can't be read on (damage); the subscriber must be told."""
         ...
@@ -62,6 +66,7 @@ class Cursor:
     paused: bool = False
     waiting: bool = False  # to be woken
     queued: bool = False  # among the ready ones
+    stays: bool = False  # is not sent to a slave (again)
     gone: bool = False
 
 
@@ -80,6 +85,7 @@ class Subscription:
     scheduled: bool = False
     reading: bool = False  # a cold read is under way in a thread
     closed: bool = False
+    may_leave: bool = False  # the client can read at slaves
 
 
 class DeliveryService:
@@ -95,6 +101,8 @@ class DeliveryService:
         self.messages_out = 0
         self.bytes_out = 0
         self.cold_reads = 0
+        self.sent_elsewhere = 0
+        self.slaves_for: Callable[[int], Sequence[int]] = lambda behind: ()  # who reads so many bytes behind may go there
         journal.on_confirmed(self._arrived)
 
     # ---- what subscriptions do
@@ -234,6 +242,8 @@ class DeliveryService:
                 continue
             try:
                 plan = self._plan(subscription, cursor)
+                if subscription.may_leave and plan.spans and self._send_elsewhere(subscription, cursor, plan):
+                    continue
                 data = self._store.read(plan, cached_only=True)
             except KourouError as failure:
                 self._unreadable(subscription, cursor, failure)
@@ -264,6 +274,16 @@ class DeliveryService:
             tag_hashes=subscription.tag_hashes,
             topic=subscription.topic,
         )
+
+    def _send_elsewhere(self, subscription: Subscription, cursor: Cursor, plan: ReadPlan) -> bool:
+        """Is it so far behind that a slave had better read it, and is there one?"""
+        replicas = () if cursor.stays else self.slaves_for(self._journal.confirmed - plan.log_offset)
+        if not replicas:
+            return False
+        cursor.gone = True
+        self.sent_elsewhere += 1
+        subscription.outlet.elsewhere(subscription.number, cursor, replicas)
+        return True
 
     def _took(self, subscription: Subscription, cursor: Cursor, plan: ReadPlan, data: bytes) -> int:
         """Send what was read; the bytes sent. The cursor goes to the end of the line, or waits at the end of its queue."""

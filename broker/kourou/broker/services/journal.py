@@ -37,6 +37,7 @@ TURN_FRAMES_MAX = 256  # the same; small ones take some 30 us each, their answer
 METADATA_BYTES_MAX = 1024 * 1024  # of one metadata frame
 RETRY_S = 0.1  # between attempts to store decisions on a full disk
 INLINE_SYNC_MS_MAX = 2.0  # a lone waiter's fdatasync runs on the loop while the disk mostly answers within this
+INLINE_SYNC_LAST_MS_MAX = 20.0  # and has done so within this the last time: one that hangs must not hold the loop twice
 
 Source = tuple[int, str, int]  # producer, topic, queue id
 
@@ -108,6 +109,8 @@ class Journal:
         self._listeners: list[Callable[[list[Arrived]], None]] = []
         self._syncing = False
         self._sync_times_ms: deque[float] = deque([0.0], maxlen=9)  # how long fdatasync took lately
+        self._sync_began: float | None = None  # the one that runs in the thread
+        self._sync_worst_ms = 0.0
         self._failed: KourouError | None = None
         self.confirmed = store.end_offset if confirmed is None else confirmed  # C: consumers see only frames below it
         self.replicas: Replicas | None = None  # None: the log is confirmed when this broker has it
@@ -406,7 +409,8 @@ class Journal:
         if self._failed is not None:
             return
         lately_ms = sorted(self._sync_times_ms)[len(self._sync_times_ms) // 2]
-        if len(self._waiting) == 1 and lately_ms < INLINE_SYNC_MS_MAX:
+        quick = lately_ms < INLINE_SYNC_MS_MAX and self._sync_times_ms[-1] < INLINE_SYNC_LAST_MS_MAX
+        if len(self._waiting) == 1 and quick:
             started = self._loop.time()
             try:
                 self._store.note_synced(self._store.sync())
@@ -426,7 +430,7 @@ class Journal:
 
     async def _sync_in_thread(self) -> None:
         self._syncing = True
-        started = self._loop.time()
+        started = self._sync_began = self._loop.time()
         try:
             synced = await self._loop.run_in_executor(self._executor, self._store.sync)
             self._store.note_synced(synced)
@@ -435,12 +439,21 @@ class Journal:
             self._fail_waiting()
             return
         finally:
-            self._syncing = False
+            self._syncing, self._sync_began = False, None
         self._measure(started)
         self._confirm()
 
     def _measure(self, started: float) -> None:
-        self._sync_times_ms.append((self._loop.time() - started) * 1000)
+        took_ms = (self._loop.time() - started) * 1000
+        self._sync_times_ms.append(took_ms)
+        self._sync_worst_ms = max(self._sync_worst_ms, took_ms)
+
+    def slowest_sync(self) -> tuple[float, bool]:
+        """The longest fdatasync since this was asked for last, in milliseconds; does it still run?"""
+        worst_ms, self._sync_worst_ms = self._sync_worst_ms, 0.0
+        if self._sync_began is None:
+            return worst_ms, False
+        return max(worst_ms, (self._loop.time() - self._sync_began) * 1000), True
 
     def fail(self, failure: FlushFailed) -> None:
         """Somebody else found out that the disk can't be trusted: nothing is acknowledged from here on."""

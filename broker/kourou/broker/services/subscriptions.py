@@ -121,6 +121,7 @@ class SubscriptionService:
         tags: list[str] | None,
         credit: int,
         auto_create: bool,
+        may_leave: bool = False,
     ) -> Callable[[Callable[[int], None]], None]:
         """Check and prepare; the returned function joins. It calls its argument with the subscription's number before
         anything is assigned or delivered, so that the client hears of them in that order."""
@@ -139,7 +140,7 @@ class SubscriptionService:
         self._check_twin(group, topic, member, mode)
 
         def begin(answer: Callable[[int], None]) -> None:
-            self._begin(subscriber, known, group, mode, member, start, tags, credit, answer)
+            self._begin(subscriber, known, group, mode, member, start, tags, credit, may_leave, answer)
 
         return begin
 
@@ -158,11 +159,13 @@ class SubscriptionService:
         start: Start,
         tags: list[str] | None,
         credit: int,
+        may_leave: bool,
         answer: Callable[[int], None],
     ) -> None:
         number = next(self._numbers)
         hashes = frozenset(map(tag_hash, tags)) if tags else None
         subscription = Subscription(number, group, topic.name, mode, member, hashes, subscriber, credit)
+        subscription.may_leave = may_leave
         entry = _Entry(subscription, subscriber, start, subscriber.heard_at, tags)
         if mode == "stream":
             self._members.joined(
@@ -263,9 +266,17 @@ class SubscriptionService:
         return offsets.commit(subscription.group, topic.incarnation, accepted)
 
     def seek(
-        self, subscriber: Subscriber, number: int, queue: int, start: Start, answer: Callable[[int, int], None]
+        self,
+        subscriber: Subscriber,
+        number: int,
+        queue: int,
+        start: Start,
+        answer: Callable[[int, int], None],
+        *,
+        stay: bool = False,
     ) -> None:
-        """Deliver a queue from somewhere else; ``answer`` gets (session, offset) of what comes from now on."""
+        """Deliver a queue from somewhere else; ``answer`` gets (session, offset) of what comes from now on. ``stay``: from
+        here, not from a slave."""
         subscription = self.get(subscriber, number)
         old = subscription.cursors.get(queue)
         if old is None:
@@ -278,6 +289,7 @@ class SubscriptionService:
             next(self._sessions),
             self._positions.resolve(old.key, start),
             paused=old.paused,
+            stays=stay,
         )
         answer(cursor.session, cursor.offset)
         self._delivery.start(subscription, cursor, at_end=False)

@@ -106,6 +106,8 @@ def open_store(
         except Busy:  # an index is damaged
             store.mending.run()
             _read_epochs(store, notice)
+    elif opener.epochs.entries != opener.epochs_saved:
+        opener.epochs.save(files)  # the next opening may begin behind the frame that told of it
     store.note_synced(store.sync())  # frames that kill -9 left in the page cache are about to be served
     return Recovered(store, store.snapshot_offset, opener.replayed, opener.bytes_cut)
 
@@ -167,6 +169,7 @@ class _Opener:
         epochs = Epochs.load(files)
         self.epochs_missing = epochs is None
         self.epochs = epochs or Epochs()
+        self.epochs_saved = list(self.epochs.entries)
         self.replay_from = log.start
         self.damaged: list[tuple[int, int]] = []
         self.replayed = 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from struct import Struct
+from typing import NamedTuple
 
 from kourou.broker.store.files import Files
 from kourou.core.errors import DiskFull
@@ -23,18 +24,32 @@ _SLOT_AT = 512
 NONE, MASTER, SLAVE = 0, 1, 2
 
 
+class StandingSlot(NamedTuple):
+    serial: int
+    epoch: int
+    confirm: int
+    promised: int
+    role: int
+
+
+def read_slots(files: Files) -> list[StandingSlot]:
+    """Those that are valid, of a directory that somebody else may have open."""
+    data = files.read_all(NAME) or b""
+    return [slot for at in (0, _SLOT_AT) if (slot := _slot(data[at : at + _SIZE])) is not None]
+
+
+def _slot(data: bytes) -> StandingSlot | None:
+    if len(data) < _SIZE or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        return None
+    return StandingSlot(*_SLOT.unpack(data[:-4]))
+
+
 class StandingFile:
     def __init__(self, files: Files) -> None:
         self._file = files.open(NAME)
-        slots = [slot for slot in (self._read(0), self._read(1)) if slot is not None]
-        self._serial, self.epoch, self.confirm, self.promised, self.role = max(slots, default=(0, 0, 0, 0, NONE))
-
-    def _read(self, slot: int) -> tuple[int, int, int, int, int] | None:
-        data = self._file.read(slot * _SLOT_AT, _SIZE)
-        if len(data) < _SIZE or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
-            return None
-        serial, epoch, confirm, promised, role = _SLOT.unpack(data[:-4])
-        return serial, epoch, confirm, promised, role
+        slots = [_slot(self._file.read(at, _SIZE)) for at in (0, _SLOT_AT)]
+        found = max((slot for slot in slots if slot is not None), default=StandingSlot(0, 0, 0, 0, NONE))
+        self._serial, self.epoch, self.confirm, self.promised, self.role = found
 
     def note(self, *, epoch: int, confirm: int, promised: int, role: int) -> None:
         """Raises DiskFull only where it matters: a new role or epoch."""

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from kourou.core.clock import Clock
-from kourou.core.errors import BadRequest, KourouError, LimitExceeded
+from kourou.core.errors import BadRequest, Fenced, KourouError, LimitExceeded
 from kourou.core.limits import QUEUES_PER_TOPIC_MAX
 from kourou.core.names import check_broker, check_topic
 from kourou.core.route import Placement, TopicType, parse_endpoint
@@ -41,7 +41,12 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
                 now_ms = self._clock.monotonic_ms()
                 kind = message.WhichOneof("content")
                 if kind == "report":
-                    report = await self._take(message.report, report, source=source, stream=stream, context=context)
+                    try:
+                        report = self._take(message.report, report, source=source, stream=stream)
+                    except KourouError as failure:
+                        if isinstance(failure, Fenced):  # it is of this cluster: it may ask who has its name
+                            yield nameserver_pb2.NameserverMessage(nameserver=self._name, version=0)
+                        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
                 elif report is None:
                     await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the first message must be a report")
                 else:  # a heartbeat, or a kind that is newer than this nameserver: both are signs of life
@@ -54,10 +59,8 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
             if report is not None:
                 self._log.info("broker_stream_ended", broker=report.broker, id=report.broker_id)
 
-    async def _take(
-        self, value: Any, before: BrokerReport | None, *, source: str | None, stream: int, context: Any
-    ) -> BrokerReport:
-        """Put a report into the table; the stream ends with the reason if that can't be done."""
+    def _take(self, value: Any, before: BrokerReport | None, *, source: str | None, stream: int) -> BrokerReport:
+        """Put a report into the table. Raises KourouError if that can't be done."""
         try:
             report = self._parse(value)
             if before is not None and (report.broker, report.broker_id) != (before.broker, before.broker_id):
@@ -67,8 +70,7 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
             self._log.warning(
                 "broker_refused", broker=value.broker[:100], id=value.broker_id, source=source, reason=str(failure)
             )
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
-            raise  # abort has raised already
+            raise
         event = "broker_registered" if before is None else "broker_changed"
         self._log.info(
             event, broker=report.broker, id=report.broker_id, epoch=report.epoch, source=source, topics=len(report.topics)

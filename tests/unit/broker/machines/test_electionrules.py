@@ -106,7 +106,7 @@ def test_sets_never_overlap_and_survive_the_way_to_etcd(min_isr: int, steps: lis
 
 
 def test_members_of_the_set_come_first() -> None:
-    live = frozenset({0, 1, 2})
+    live = dict.fromkeys((0, 1, 2))
     found = state((0, 1, 2))
     assert [right_of(r, found, live=live, op=None, unclean=False).rank for r in (1, 2)] == [0, 1]  # type: ignore[union-attr]
     assert right_of(0, found, live=live, op=None, unclean=False).rank == 2  # type: ignore[union-attr]
@@ -115,8 +115,8 @@ def test_members_of_the_set_come_first() -> None:
 
 def test_the_eligible_wait_for_living_members_of_the_set() -> None:
     found = state((0, 1), (2,))
-    waits = right_of(2, found, live=frozenset({1, 2}), op=None, unclean=False)
-    alone = right_of(2, found, live=frozenset({2}), op=None, unclean=False)
+    waits = right_of(2, found, live=dict.fromkeys((1, 2)), op=None, unclean=False)
+    alone = right_of(2, found, live=dict.fromkeys((2,)), op=None, unclean=False)
     assert waits is not None
     assert alone is not None
     assert waits.rank > alone.rank == 0
@@ -124,20 +124,20 @@ def test_the_eligible_wait_for_living_members_of_the_set() -> None:
 
 def test_only_the_best_of_the_cold_may_and_only_when_all_have_said_so() -> None:
     all_cold = state((), master=None, cold=((0, 5, 100), (1, 5, 90), (2, 4, 500)))
-    rights = [right_of(r, all_cold, live=frozenset(), op=None, unclean=False) for r in (0, 1, 2)]
+    rights = [right_of(r, all_cold, live={}, op=None, unclean=False) for r in (0, 1, 2)]
     assert [right is not None and right.lossy for right in rights] == [True, False, False]
     one_missing = state((2,), master=None, cold=((0, 5, 100), (1, 5, 90)))
-    assert right_of(0, one_missing, live=frozenset(), op=None, unclean=False) is None
+    assert right_of(0, one_missing, live={}, op=None, unclean=False) is None
 
 
 def test_others_only_by_explicit_choice() -> None:
     found = state((0, 1))
-    chosen = right_of(2, found, live=frozenset(), op=Operation("elect", 2, "x"), unclean=False)
+    chosen = right_of(2, found, live={}, op=Operation("elect", 2, "x"), unclean=False)
     assert chosen is not None
     assert chosen.lossy
-    assert right_of(2, found, live=frozenset(), op=Operation("elect", 1, "x"), unclean=False) is None
-    assert right_of(2, found, live=frozenset(), op=Operation("switchover", 2, "x"), unclean=False) is None
-    unclean = right_of(2, found, live=frozenset(), op=None, unclean=True)
+    assert right_of(2, found, live={}, op=Operation("elect", 1, "x"), unclean=False) is None
+    assert right_of(2, found, live={}, op=Operation("switchover", 2, "x"), unclean=False) is None
+    unclean = right_of(2, found, live={}, op=None, unclean=True)
     assert unclean is not None
     assert unclean.lossy
 

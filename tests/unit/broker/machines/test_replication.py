@@ -35,7 +35,7 @@ from kourou.broker.machines.replication import (
     Truncate,
     Welcome,
 )
-from kourou.broker.machines.replicationmaster import ReplicationMaster
+from kourou.broker.machines.replicationmaster import SESSIONS_KEPT, ReplicationMaster
 from kourou.broker.machines.replicationslave import Phase, ReplicationSlave
 from tests.unit.broker.machines.replicationworld import World
 
@@ -266,7 +266,7 @@ def test_a_higher_epoch_ends_the_term() -> None:
     """Be it in HELLO, an acknowledgement, a ping or from outside."""
     log = log_of(100, (1, 0))
     facts: tuple[Callable[[ReplicationMaster], None], ...] = (
-        lambda m: m.hello(2, hello_of(log, replica=2, epoch=5), now_ms=0),
+        lambda m: m.hello(2, hello_of(log, replica=2, session=8, epoch=5), now_ms=0),
         lambda m: m.acked(1, Ack(7, 5, 100, 100), now_ms=0),
         lambda m: m.pinged(1, Ping(7, 5, 100, 100), now_ms=0),
         lambda m: m.heard_of(5, "a nameserver"),
@@ -279,19 +279,89 @@ def test_a_higher_epoch_ends_the_term() -> None:
         assert any(isinstance(effect, StepDown) and effect.epoch == 5 for effect in master.take_effects())
         master.appended(200)
         assert master.confirm == 100
-        master.hello(3, hello_of(log, replica=3), now_ms=0)
+        master.hello(3, hello_of(log, replica=3, session=9), now_ms=0)
         assert sent(master.take_effects()) == [StaleMaster(1)]
+
+
+@pytest.mark.parametrize(
+    ("hello", "text"),
+    [
+        (hello_of(log_of(10, (1, 0)), cluster="other", epoch=5), "cluster 'c'"),
+        (hello_of(log_of(10, (1, 0)), group="other", epoch=5), "broker group 'g'"),
+        (hello_of(log_of(10, (1, 0)), replica=0, epoch=5), "master's own"),
+        (hello_of(log_of(10, (1, 0)), storage="another", epoch=5), "is taken"),
+        (hello_of(log_of(10, (2, 0), (1, 5)), replica=2, session=8, epoch=5), "does not rise"),
+        (hello_of(log_of(10, (1, 0)), replica=2, session=8, epoch=(1 << 32) - 1), "can't be"),
+        (hello_of(log_of(10, (1, 0)), replica=2, session=7, epoch=5), "sent again"),
+    ],
+)
+def test_strangers_end_no_term(hello: Hello, text: str) -> None:
+    """A higher epoch is believed of members alone."""
+    log = log_of(100, (1, 0))
+    master = master_of(log)
+    join(master, 1, log)
+    master.take_effects()
+    master.hello(2, hello, now_ms=0)
+    (message,) = sent(master.take_effects())
+    assert isinstance(message, Refused)
+    assert text in message.reason
+    assert not master.over
+    assert master.current(1, 7)
+
+
+def test_what_was_recorded_and_is_sent_again_counts_for_nothing() -> None:
+    """A whole session, HELLO to ACK, on another connection after its end; and what is of an earlier term."""
+    log = log_of(100, (1, 0))
+    master = master_of(log)
+    join(master, 1, log)
+    master.lost(1)
+    master.appended(130)
+    master.take_effects()
+    master.hello(2, hello_of(log), now_ms=0)
+    assert isinstance(sent(master.take_effects())[0], Refused)
+    master.ready(2, Ready(7, 100, 100), now_ms=0)
+    master.sent(2, 7, 130)
+    master.acked(2, Ack(7, 1, 130, 130), now_ms=0)
+    assert master.confirm == 100
+    assert not master.sessions()
+
+
+def test_words_of_other_epochs() -> None:
+    """An ACK or a ping of an earlier term, or of an epoch that can't be, ends the session and not the term."""
+    log = log_of(100, (5, 0))
+    for message in (Ack(7, 4, 100, 100), Ack(7, (1 << 32) - 1, 100, 100), Ping(7, 4, 100, 100), Ping(7, 1 << 31, 100, 100)):
+        master = master_of(log)
+        join(master, 1, log)
+        master.take_effects()
+        if isinstance(message, Ack):
+            master.acked(1, message, now_ms=0)
+        else:
+            master.pinged(1, message, now_ms=0)
+        assert any(isinstance(effect, Close) for effect in master.take_effects())
+        assert not master.current(1, 7)
+        assert not master.over
+    master.heard_of((1 << 32) - 1, "a nameserver")
+    assert not master.over
+
+
+def test_sessions_are_remembered_for_some_time() -> None:
+    log = log_of(100, (1, 0))
+    master = master_of(log)
+    for session in range(1, SESSIONS_KEPT + 3):
+        master.hello(1, hello_of(log, session=session), now_ms=0)
+        assert isinstance(sent(master.take_effects())[0], Welcome)
+    assert len(master._used) == SESSIONS_KEPT
 
 
 def test_copies_where_the_log_can_t_be_gone_on_from() -> None:
     master = master_of(log_of(500, (1, 0), (2, 300), start=200))
-    for log in (log_of(0), log_of(100, (1, 0))):
-        master.hello(1, hello_of(log, epoch=2), now_ms=0)
-        assert sent(master.take_effects()) == [CopyNeeded(2, 7, log.end)]
-        assert master.may_read(1, 7)
-        assert not master.may_read(1, 8)
-        assert not master.may_read(2, 7)
-    master.hello(1, hello_of(log_of(250, (1, 0))), now_ms=0)
+    for session, log in ((7, log_of(0)), (8, log_of(100, (1, 0)))):
+        master.hello(1, hello_of(log, epoch=2, session=session), now_ms=0)
+        assert sent(master.take_effects()) == [CopyNeeded(2, session, log.end)]
+        assert master.may_read(1, session)
+        assert not master.may_read(1, 9)
+        assert not master.may_read(2, session)
+    master.hello(1, hello_of(log_of(250, (1, 0)), session=9), now_ms=0)
     assert isinstance(sent(master.take_effects())[0], Welcome)
 
 
@@ -363,7 +433,7 @@ def test_a_slave_streams() -> None:
     slave.batch(1, batch, now_ms=1)
     assert slave.take_effects() == [Append(batch)]
     slave.appended(batch)
-    assert slave.take_effects() == [Confirmed(120), Send(1, Ack(hello.session, 1, 160, 100))]
+    assert slave.take_effects() == [Send(1, Ack(hello.session, 1, 160, 100)), Confirmed(120)]
     assert slave.promised == 120
     slave.synced(160)
     assert slave.take_effects() == [Send(1, Ack(hello.session, 1, 160, 160))]

@@ -98,6 +98,9 @@ class Peer:
         if known is not None and known[:2] == (cursor.generation, cursor.session):
             self.got.setdefault(cursor.queue_id, []).append(next_offset)
 
+    def elsewhere(self, subscription: int, cursor: Cursor, replicas: Sequence[int]) -> None:
+        self.told.append(("elsewhere", cursor.queue_id, cursor.offset))
+
     def failed(self, subscription: int, cursor: Cursor, failure: KourouError) -> None:
         self.told.append(("failed", cursor.queue_id, failure.code))
 

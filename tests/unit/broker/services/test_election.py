@@ -66,6 +66,12 @@ class Rest:
             raise NotConnected("away")
         return True
 
+    def position(self) -> Position:
+        return Position(0, 0)
+
+    def load(self) -> dict[str, float]:
+        return {}
+
     def halt(self, reason: str) -> None:
         self.told.append(f"halt: {reason}")
 
@@ -75,10 +81,11 @@ class One:
         self.store = ModelCoordination(truth)
         self.rest = Rest()
         self.bugs: list[str] = []
+        self.deadlines: list[int | None] = []
         me = Candidate(replica, f"disk-{replica}", f"nonce-{replica}", frozenset(), f"h{replica}:1", False, Position(0, 0))
         self.election = Election(
             self.store, me, Keys("c", "g"), ElectionOptions(), self.rest, clock=BootClock(), log=Silent(),
-            on_bug=self.bugs.append,
+            on_bug=self.bugs.append, on_deadline=self.deadlines.append,
         )  # fmt: skip
         self.election.start()
 

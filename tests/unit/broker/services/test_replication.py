@@ -27,6 +27,7 @@ from kourou.broker.services.replication.messages import (
 )
 from kourou.broker.services.replication.slave import MasterLink, SlaveReplication
 from kourou.broker.services.state import BrokerState
+from kourou.broker.store.files import File
 from kourou.broker.store.recovery import open_store
 from kourou.broker.store.timerwrite import Spill
 from kourou.core import wire
@@ -200,6 +201,10 @@ class Down:
         message = self._link._read(code, header, (body,))
         asyncio.get_running_loop().call_soon(self._arrived, message)
 
+    def push_file(self, code: int, *, header: bytes, file: File, at: int, size: int) -> None:
+        self._link.net.from_files += 1
+        self.push(code, header=header, parts=(file.read(at, size),))
+
     def _arrived(self, message: WireMessage) -> None:
         if self._link.open:
             self._link.handlers[message.code](message)
@@ -214,6 +219,7 @@ class Net:
         self.links: list[Link] = []
         self.acks: list[int] = []
         self.asked: list[str] = []
+        self.from_files = 0  # batches that the master did not read itself
         self.files = asyncio.Event()
         self.files.set()
         self.files_gone = False
@@ -267,6 +273,20 @@ async def test_a_slave_gets_everything_and_answers_wait_for_it() -> None:
         refusal = slave.journal.replicas
         assert refusal is not None
         assert isinstance(refusal.refusal(unconfirmed_bytes=0, waiting=0), NotMaster)
+
+
+async def test_what_was_just_written_goes_out_unread_and_in_whole_frames() -> None:
+    async with pair() as (master, slave, net):
+        await master.master.serving.wait()
+        await master.write(TOPIC)
+        await same(master, slave)
+        before = net.from_files
+        waiting = [master.submit(sequence, 3_000) for sequence in range(1, 30)]  # many batches, and a segment's end
+        assert [await one for one in waiting] == [None] * 29
+        await same(master, slave)
+        assert len(master.store.log.bases) > 1
+        assert net.from_files - before > 10
+        assert len(net.links) == 1
 
 
 @pytest.mark.parametrize("where", ["place", "confirm offset", "frame"])

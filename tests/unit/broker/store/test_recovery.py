@@ -485,6 +485,46 @@ def test_epochs() -> None:
     assert open_disk(disk).store.epoch == 2
 
 
+def test_epochs_found_in_the_log_are_noted() -> None:
+    """Killed before the file had the last epoch: the opening that meets its frame writes it down, for the one after it
+    may begin behind that frame."""
+    disk = SimDisk()
+    opened = open_disk(disk)
+    opened.store.begin_epoch(1, store_ms=START_MS)
+    opened.append(message(0, 1, 300))
+    before = bytes(disk.names[EPOCHS].written)
+    opened.store.begin_epoch(2, store_ms=START_MS)
+    places = list(opened.store.epochs.entries)
+    disk.kill()
+    disk.names[EPOCHS].written[:] = before
+    again = open_disk(disk)
+    assert again.store.epochs.entries == places
+    again.append(message(0, 2, 300))
+    again.snapshot()
+    again.append(message(0, 3, 300))
+    disk.kill()
+    assert open_disk(disk).store.epochs.entries == places
+
+
+def test_epochs_above_a_cut_are_forgotten() -> None:
+    """The file has an epoch whose frame was lost: it must not come back when the log has grown past its place."""
+    disk = SimDisk()
+    opened = open_disk(disk)
+    opened.store.begin_epoch(1, store_ms=START_MS)
+    opened.append(message(0, 1, 300))
+    opened.sync()
+    places = list(opened.store.epochs.entries)
+    end = opened.store.end_offset
+    opened.store.begin_epoch(2, store_ms=START_MS)
+    disk.kill()
+    del disk.names[segment_name(0)].written[end:]
+    again = open_disk(disk)
+    assert (again.store.end_offset, again.store.epochs.entries) == (end, places)
+    again.append(message(0, 2, 2000))
+    disk.kill()
+    assert open_disk(disk).store.epochs.entries == places
+
+
 def test_frame_of_a_newer_version_is_refused() -> None:
     """A frame that is whole but of a later version is not damage: nothing is cut."""
     disk = SimDisk()

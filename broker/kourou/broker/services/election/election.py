@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -30,7 +29,7 @@ from kourou.broker.machines.election import (
     Transact,
     Wait,
 )
-from kourou.broker.machines.electionstate import Keys, Operation
+from kourou.broker.machines.electionstate import Hint, Keys, Operation
 from kourou.broker.machines.elector import Elector, Phase
 from kourou.broker.services.election.coordination import Coordination
 from kourou.broker.services.election.roles import Roles
@@ -40,6 +39,7 @@ from kourou.core.errors import KourouError, NotConnected, OutcomeUnknown
 
 WATCH_AGAIN_S = 0.2
 HINT_S = 3.0
+HINT_PAUSE_S = 0.05
 HINT_LASTS_S = 10
 RoleChange = StopFollowing | Lead | Follow | Wait
 
@@ -58,8 +58,10 @@ class Election:
         clock: Clock,
         log: Log,
         on_bug: Callable[[str], None],
+        on_deadline: Callable[[int | None], None],
     ) -> None:
-        """``clock``: one that goes on while the machine sleeps."""
+        """``clock``: one that goes on while the machine sleeps. ``on_deadline``: until when, by it, this broker may answer
+        as master; None: it is none."""
         self.elector = Elector(me, keys, options, rng=random.Random())
         self.keys = keys
         self._store = store
@@ -67,12 +69,15 @@ class Election:
         self._clock = clock
         self._log = log
         self._on_bug = on_bug
+        self._on_deadline = on_deadline
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._changes: deque[RoleChange] = deque()
         self._changed = asyncio.Event()
         self._left = asyncio.Event()
+        self._hint_due = asyncio.Event()
+        self._hinted: Phase | None = None
         self._renewed_ms = 0
         self._closed = False
 
@@ -123,6 +128,19 @@ class Election:
         self.elector.master_refuses(epoch, now_ms=self.now_ms())
         self._perform()
 
+    def slow(self, reason: str) -> None:
+        self.elector.slow(reason, now_ms=self.now_ms())
+        self._perform()
+        self._hint_due.set()
+
+    def session_ended(self) -> None:
+        """With the master: how long this log is now may matter to others."""
+        self._hint_due.set()
+
+    def held_up(self) -> None:
+        self.elector.held_up(now_ms=self.now_ms())
+        self._perform()
+
     def faulty(self, reason: str) -> None:
         self.elector.faulty(reason, now_ms=self.now_ms())
         self._perform()
@@ -152,8 +170,23 @@ class Election:
             if lease is None
             else {"epoch": lease.epoch, "broker_id": lease.replica, "released": lease.released},
             "lease_left_ms": max(0, elector.deadline() - now) if elector.phase is Phase.MASTER else None,
+            "members": self._members(now),
             "etcd_silent_ms": None if not elector.view.complete else max(0, now - elector.contact_ms),
         }
+
+    def _members(self, now_ms: int) -> list[dict[str, Any]]:
+        """What is known of them from etcd; their logs as they were a few seconds ago."""
+        view = self.elector.view
+        live = view.live(now_ms)
+        members = []
+        for replica in sorted({*view.replicas, *live}):
+            record, hint = view.replicas.get(replica), live.get(replica)
+            facts = (
+                {} if hint is None else {"phase": hint.phase, "epoch": hint.epoch, "log_end": hint.end, "load": hint.load}
+            )
+            address = record.address if record is not None else None
+            members.append({"broker_id": replica, "address": address, "live": replica in live, **facts})
+        return members
 
     # ---- etcd
 
@@ -194,15 +227,24 @@ class Election:
             self._perform()
 
     async def _hint(self) -> None:
-        """That this process is there. Only for order among candidates, and for people."""
-        key = self.keys.live(self.elector.me.replica)
+        """That this process is there, and how. Only for order among candidates, and for people."""
+        elector = self.elector
+        key = self.keys.live(elector.me.replica)
         while not self._closed:
+            self._hint_due.clear()
+            log = self._roles.position()
+            self._hinted = elector.phase
+            hint = Hint(log.epoch, log.end, elector.able(self.now_ms()), elector.phase.value, self._roles.load())
             try:
-                value = json.dumps({"phase": self.elector.phase.value, "address": self.elector.me.address}).encode()
-                await self._store.hint(key, value, seconds=HINT_LASTS_S)
+                await self._store.hint(key, hint.encode(), seconds=HINT_LASTS_S)
             except NotConnected:
                 pass  # the next one
-            await asyncio.sleep(HINT_S)
+            await asyncio.sleep(HINT_PAUSE_S)
+            try:
+                async with asyncio.timeout(HINT_S):
+                    await self._hint_due.wait()
+            except TimeoutError:
+                pass
 
     # ---- time
 
@@ -232,6 +274,9 @@ class Election:
         if term is not None and term.renewed_ms > self._renewed_ms:
             self._renewed_ms = term.renewed_ms
             self._roles.renewed()
+        if self.elector.phase is not self._hinted:
+            self._hint_due.set()
+        self._on_deadline(self.elector.deadline() if self.elector.phase is Phase.MASTER else None)
         self._arm()
 
     def _do(self, effect: ElectionEffect) -> None:

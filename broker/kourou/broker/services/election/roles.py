@@ -53,6 +53,14 @@ class Roles(Protocol):
         """Does another member promise not to campaign? Raises KourouError when it does not answer."""
         ...
 
+    def position(self) -> Position:
+        """Where the log ends now."""
+        ...
+
+    def load(self) -> dict[str, float]:
+        """How much there is to do, for people."""
+        ...
+
     def halt(self, reason: str) -> None:
         """Stop, until an operator has decided."""
         ...

@@ -6,6 +6,7 @@ Reads that the page cache can answer are done inline, others in a thread; a slav
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol
@@ -33,16 +34,20 @@ from kourou.broker.machines.replicationmaster import ReplicationMaster
 from kourou.broker.services.replication.messages import Answer, batch_head, encode
 from kourou.broker.store import snapshot
 from kourou.broker.store.copying import read_frames
+from kourou.broker.store.files import File
 from kourou.broker.store.store import Store
 from kourou.core.clock import Clock
 from kourou.core.errors import Busy, DamagedLog, KourouError, NotEnoughReplicas, NotMaster, ReplicaRefused
 from kourou.core.wire import Code, encode_json
 
 TICK_S = 0.05
+ENDS_MAX = 16_384
+FRESH_BYTES = 32 * 1024 * 1024  # surely still in the page cache
 WAITING_MAX = 20_000  # sends that wait for slaves
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 PROBES = 2  # refused one after the other: the process is gone
 PROBE_PAUSE_S = 0.02
+PROBING_S = 0.5  # a process that has not ended by then is taken to be there
 
 
 class Log(Protocol):
@@ -60,6 +65,8 @@ class Link(Protocol):
     remote: str  # host:port that it comes from
 
     def push(self, code: int, *, header: bytes = b"", parts: Any = ()) -> None: ...
+
+    def push_file(self, code: int, *, header: bytes, file: File, at: int, size: int) -> None: ...
 
     def abort(self, reason: str) -> None: ...
 
@@ -92,6 +99,7 @@ class MasterReplication:
         self._links: dict[int, Link] = {}
         self._addresses: dict[int, str] = {}  # of slaves, by id
         self._answers: dict[int, Answer] = {}
+        self._ends: list[int] = []  # of the frames that lately ended a turn, in log order
         self._tasks: set[asyncio.Task[None]] = set()
         self._confirming = False
         self._ticker: asyncio.TimerHandle | None = None
@@ -105,6 +113,7 @@ class MasterReplication:
         self._confirming = True  # what moves now is the answer
         try:
             if end != machine.end:
+                self._note_end(end)
                 machine.appended(end)
             machine.synced(min(synced, end))
             self._perform()
@@ -181,6 +190,11 @@ class MasterReplication:
                 history = [list(pair) for pair in store.epochs.entries if pair[1] < store.min_offset]
                 return {"start": store.min_offset, "name": name, "size": size, "history": history}
         raise Busy("there is no snapshot to copy yet", retry_after_ms=1_000)
+
+    def in_sync(self) -> list[int]:
+        """Slaves that are here and in the set: they have what is confirmed."""
+        machine = self.machine
+        return [s.member.replica for s in machine.sessions() if s.streaming and s.member.replica in machine.members]
 
     def heard_of(self, epoch: int, source: str) -> None:
         self.machine.heard_of(epoch, source)
@@ -260,7 +274,14 @@ class MasterReplication:
             code, header, value = encode(message)
             link.push(code, header=header, parts=() if value is None else (encode_json(value),))
 
+    def _note_end(self, end: int) -> None:
+        self._ends.append(end)
+        if len(self._ends) > ENDS_MAX:
+            del self._ends[: ENDS_MAX // 2]
+
     def _send_frames(self, wanted: SendFrames) -> None:
+        if self._send_fresh(wanted):
+            return
         try:
             data = read_frames(self._store, wanted.start, end=self.machine.end, bytes_max=wanted.bytes_max, cached_only=True)
         except DamagedLog as failure:
@@ -270,6 +291,25 @@ class MasterReplication:
             self._spawn(self._send_cold(wanted))
         else:
             self._push(wanted, data)
+
+    def _send_fresh(self, wanted: SendFrames) -> bool:
+        """What was just written is in memory, and where its frames end is known: it is neither read nor looked at."""
+        ends, link = self._ends, self._links.get(wanted.link)
+        if link is None or not ends or wanted.start < ends[0] or ends[-1] - wanted.start > FRESH_BYTES:
+            return False
+        end = ends[-1]
+        if end - wanted.start > wanted.bytes_max:
+            number = bisect_right(ends, wanted.start + wanted.bytes_max) - 1
+            if ends[number] <= wanted.start:  # one turn alone is larger
+                number += 1
+            end = ends[number]
+        file, at = self._store.log.locate(wanted.start)
+        end = min(end, wanted.start - at + file.size)  # where the segment ends
+        batch = Batch(wanted.session, self.machine.epoch, wanted.start, end, self.machine.confirm)
+        link.push_file(Code.REPLICA_BATCH, header=batch_head(batch), file=file, at=at, size=end - wanted.start)
+        self.bytes_out += end - wanted.start
+        self.machine.sent(wanted.link, wanted.session, end)
+        return True
 
     async def _send_cold(self, wanted: SendFrames) -> None:
         store, end = self._store, self.machine.end
@@ -325,12 +365,17 @@ class MasterReplication:
 
 
 async def has_ended(address: str, refused: Callable[[str], Awaitable[bool]]) -> bool:
-    """Is the process that listened there gone? Asked more than once: one refusal may be chance."""
-    for _ in range(PROBES):
-        if not await refused(address):
+    """Is the process that listened there gone? One refusal may be chance. One that is ending may still accept: its
+    sockets are closed one after the other, and the one that told us need not be the last. So it is asked for a while."""
+    clock = asyncio.get_running_loop().time
+    begun, in_a_row = clock(), 0
+    while True:
+        in_a_row = in_a_row + 1 if await refused(address) else 0
+        if in_a_row == PROBES:
+            return True
+        if not in_a_row and clock() - begun >= PROBING_S:
             return False
         await asyncio.sleep(PROBE_PAUSE_S)
-    return True
 
 
 def _address(told: str | None, remote: str) -> str:

@@ -115,6 +115,7 @@ class SlaveReplication:
         self._ended = asyncio.Event()
         self._inbox: deque[tuple[Batch, memoryview]] = deque()
         self._busy = False  # a file is being fetched
+        self._applying = False
         self._loop = asyncio.get_running_loop()
         self._runner: asyncio.Task[None] | None = None
         self._fetcher: asyncio.Task[None] | None = None
@@ -144,6 +145,7 @@ class SlaveReplication:
         return {
             "phase": machine.phase.value,
             "in_sync": machine.in_sync,
+            "learner": machine.learner,
             "set": list(machine.members),
             "confirmed": machine.confirm,
             "promised": machine.promised,
@@ -340,9 +342,13 @@ class SlaveReplication:
             self._give_up(str(failure))
             return False
         self.bytes_in += len(data)
-        arrived = self._apply(frames)
         self.machine.appended(batch)
-        self._perform()
+        self._applying = True
+        try:
+            self._perform()  # the master waits for the acknowledgement, nobody for the rest
+            arrived = self._apply(frames)
+        finally:
+            self._applying = False
         self._journal.copied(arrived)
         return True
 
@@ -398,7 +404,8 @@ class SlaveReplication:
                     code, header, value = encode(message)
                     link.push(code, header=header, parts=() if value is None else (encode_json(value),))
             case Confirmed():
-                self._journal.moved()
+                if not self._applying:  # the journal is told when it has the frames
+                    self._journal.moved()
             case Close(_, reason):
                 self._log.warning("master_left", reason=reason)
                 if link is not None:

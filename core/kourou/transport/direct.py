@@ -1,0 +1,83 @@
+"""Sending past the event loop: straight into a connection's socket, while nothing of it waits in the loop's own buffer.
+
+The loop writes at the end of its turn; what can't wait for that, or need not be copied at all, goes here. A piece of a file
+goes from the page cache into the socket by sendfile. What the socket does not take goes on through the loop, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Protocol
+
+SENDFILE_FROM = 16 * 1024  # less is copied faster
+
+
+class Piece(Protocol):
+    """A file that can be sent; by sendfile when it has a descriptor ``fd``."""
+
+    def read(self, offset: int, size: int) -> bytes: ...
+
+
+class Direct:
+    """Of one connection; has a descriptor of its own, so that it never writes into another connection that came after."""
+
+    def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
+        self._transport = transport
+        self._socket = sock
+
+    def close(self) -> None:
+        self._socket.close()
+
+    @property
+    def free(self) -> bool:
+        """Does nothing wait in the loop's buffer?"""
+        return not self._transport.get_write_buffer_size() and not self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Now, if nothing waits; else behind what waits."""
+        sent = self._send(data, 0) if self.free else 0
+        if sent < len(data):
+            self._transport.write(data[sent:] if sent else data)
+
+    def write_file(self, head: bytes, file: Piece, at: int, size: int) -> None:
+        """The same for a head and a piece of a file, which should be in memory: the loop waits if it is not."""
+        number = getattr(file, "fd", None)
+        if size < SENDFILE_FROM or number is None:
+            self.write(head + file.read(at, size))
+            return
+        sent = self._send(head, socket.MSG_MORE) if self.free else 0
+        if sent < len(head):
+            self._transport.write(head[sent:])
+            self._transport.write(file.read(at, size))
+            return
+        try:
+            sent = os.sendfile(self._socket.fileno(), number, at, size)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            sent = 0  # the loop meets the same, and knows what to do
+        if sent < size:
+            self._transport.write(file.read(at + sent, size - sent))
+
+    def _send(self, data: bytes, flags: int) -> int:
+        try:
+            return self._socket.send(data, flags)
+        except OSError:  # it would block, or the connection is broken, which the loop finds out
+            return 0
+
+
+def direct(transport: asyncio.Transport) -> Direct | None:
+    """None where bytes don't go to the socket as they are."""
+    if transport.get_extra_info("sslcontext") is not None or not hasattr(os, "sendfile"):
+        return None
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        own = socket.fromfd(sock.fileno(), sock.family, sock.type, sock.proto)
+    except OSError:
+        return None
+    own.setblocking(False)
+    return Direct(transport, own)

@@ -47,6 +47,7 @@ class MemberNode(BrokerNode):
     master: MasterReplication | None = None
     slave: SlaveReplication | None = None
     on_let_go: Callable[[], None] = staticmethod(lambda: None)  # the process ends, and all is durable
+    on_damaged: Callable[[str], None] = staticmethod(lambda reason: None)  # other members have the log whole
     copy: Copy | None = None  # of another member, which the log has to catch up with
 
     def open_storage(self) -> None:
@@ -105,14 +106,16 @@ class MemberNode(BrokerNode):
             min_isr=options.min_isr,
             sync_flush=options.flush == "sync",
             lag_ms_max=int(options.lag_max_s * 1000),
+            degrades=options.on_shortage == "degrade",
         )
         waits = options.ack == "all"
         self.journal = self.new_journal(confirmed=machine.confirm if waits else None)
         self.master = MasterReplication(
             store, machine, clock=self.clock, read_executor=self._read_pool, log=self._log, on_step_down=on_step_down,
-            refused=refused,
+            refused=refused, catchup_bytes_s=options.catchup_mib_s * MIB,
         )  # fmt: skip
         self.master.moved = self.journal.moved
+        self.master.on_damaged = self.on_damaged
         if waits:
             self._attach(self.journal, self.master)
         else:  # a master without slaves has nobody to ask
@@ -232,6 +235,7 @@ class MemberNode(BrokerNode):
         elif self.slave is not None:
             machine = self.slave.machine
             confirm, promised, epoch, role = machine.confirm, machine.promised, max(self.epoch, machine.epoch), SLAVE
+            self.stored = self.slave.stored
         else:
             return
         standing.note(epoch=epoch, confirm=confirm, promised=promised, role=role)

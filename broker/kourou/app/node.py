@@ -36,6 +36,7 @@ from kourou.broker.services.positions import PositionService
 from kourou.broker.services.produce import ProduceService
 from kourou.broker.services.records import RecordReader
 from kourou.broker.services.resets import Resets
+from kourou.broker.services.shared.leaseclock import LeaseClock
 from kourou.broker.services.shared.renewals import Renewals
 from kourou.broker.services.shared.service import SharedService
 from kourou.broker.services.state import BrokerState
@@ -67,6 +68,7 @@ class BrokerNode:
     def __init__(self, options: BrokerOptions, *, log: Any, on_failure: Callable[[str], None]) -> None:
         self.options = options
         self.clock = SystemClock()
+        self.stored: tuple[int, int] | None = None  # of the last frame of the master that was followed: LeaseClock
         self.metrics = Metrics()
         self._log = log
         self._on_failure = on_failure
@@ -171,7 +173,8 @@ class BrokerNode:
             checks_max=options.transaction_checks_max,
             age_ms_max=int(options.retention_hours * 3_600_000),
         )
-        self.shared = SharedService(store, state, self.journal, self.records, self.handles, clock=clock, log=self._log)
+        leases = LeaseClock(clock, self.stored)
+        self.shared = SharedService(store, state, self.journal, self.records, self.handles, clock=leases, log=self._log)
         self.produce = ProduceService(state, self.journal, check_due=self.timers.check_due)
         self.build_reading()
         self.delivery = DeliveryService(store, self.journal, read_executor=self._read_pool)
@@ -201,7 +204,7 @@ class BrokerNode:
         self.admin.on_topic_changed(self.shared.topic_changed)
         self.admin.on_group_changed(lambda group: self.gateway.telemetry.push_settings(group))
         self.admin.on_group_deleted(self.shared.group_deleted)
-        self.renewals = Renewals(self.shared, clock=clock)
+        self.renewals = Renewals(self.shared, clock=leases)
         self.lite = LiteService(
             state,
             self.journal,
@@ -290,7 +293,7 @@ class BrokerNode:
         return {
             **MessageHandlers(self.produce, self.fetch).table(),
             **SubscriptionHandlers(self.subscriptions, self.delivery, auto_create=self.options.auto_create).table(),
-            **SharedHandlers(self.messaging, self.shared, clock=self.clock).table(),
+            **SharedHandlers(self.messaging, self.shared).table(),
             **self.native_transactions.table(),
             **self.native_lite.table(),
             **QueryHandlers(self.positions, self.lookup, self.resets, turns=self.turns).table(),

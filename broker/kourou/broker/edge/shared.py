@@ -18,7 +18,6 @@ from kourou.broker.services.shared.request import Delivery as HandedOut
 from kourou.broker.services.shared.request import Outcome
 from kourou.broker.services.shared.service import SharedService
 from kourou.core import deliveries, settling
-from kourou.core.clock import Clock
 from kourou.core.deliveries import Asked, Delivery
 from kourou.core.errors import BadRequest, GroupNotFound, InvalidReceiptHandle, KourouError
 from kourou.core.filter import Filter, parse_filter
@@ -45,10 +44,9 @@ class Parked:
 
 
 class SharedHandlers:
-    def __init__(self, messaging: LocalMessaging, shared: SharedService, *, clock: Clock) -> None:
+    def __init__(self, messaging: LocalMessaging, shared: SharedService) -> None:
         self._messaging = messaging
         self._shared = shared
-        self._clock = clock
         self._peers: dict[Peer, Parked] = {}
 
     def table(self) -> dict[int, Handler]:
@@ -210,9 +208,8 @@ class SharedHandlers:
     def _renew(self, group: str, handle: str, invisible_ms: int) -> None:
         """The handle stays good. Not waited for: a renewal that is lost in a crash is an earlier redelivery."""
         receipt, _ = self._shared.open_handle(group, handle)
-        due_ms = self._clock.wall_ms() + invisible_ms
         place = group, receipt.incarnation, receipt.queue, receipt.queue_offset, receipt.serial
-        if not self._shared.renew(*place, due_ms):
+        if not self._shared.renew(*place, self._shared.now_ms() + invisible_ms):
             raise InvalidReceiptHandle("the message was settled, or delivered again since")
 
     async def bury(self, peer: Peer, message: WireMessage) -> None:

@@ -105,6 +105,7 @@ class SlaveReplication:
         self._journal = journal
         self._dial = dial
         self._clock = clock
+        self.stored: tuple[int, int] | None = None  # the last frame's store time, and when it came; ms
         self._log = log
         self._on_truncate = on_truncate
         self._on_copy = on_copy
@@ -144,8 +145,8 @@ class SlaveReplication:
         machine = self.machine
         return {
             "phase": machine.phase.value,
-            "in_sync": machine.in_sync,
             "learner": machine.learner,
+            "in_sync": machine.in_sync,
             "set": list(machine.members),
             "confirmed": machine.confirm,
             "promised": machine.promised,
@@ -342,6 +343,8 @@ class SlaveReplication:
             self._give_up(str(failure))
             return False
         self.bytes_in += len(data)
+        if frames:
+            self.stored = frames[-1].prefix.store_ms, self._clock.monotonic_ms()
         self.machine.appended(batch)
         self._applying = True
         try:

@@ -275,7 +275,7 @@ class SharedService:
             if low > reader.lows.get(queue, 0):
                 reader.lows[queue] = low
                 self._taken(reader, queue, ledger.below(low))
-            if ledger.ripen(self._clock.wall_ms()):
+            if ledger.ripen(self.now_ms()):
                 self._bury(reader, queue, ledger)
             start = max(ledger.next, low)
             if ledger.full:
@@ -330,7 +330,7 @@ class SharedService:
         self, request: ReceiveRequest, queue: int, pick: Pick, confirmed: Callable[[KourouError | None], None]
     ) -> list[Delivery]:
         incarnation = request.topic.incarnation
-        due_ms = self._clock.wall_ms() + request.invisible_ms
+        due_ms = self.now_ms() + request.invisible_ms
         self._journal.submit_applied(pick.record(request, queue, due_ms), confirmed)
         if not pick.chosen:
             return []
@@ -370,7 +370,7 @@ class SharedService:
         for queue, offset, serial in held:
             ledger = self._state.shared.find(request.group, incarnation, queue)
             lease = ledger.live(offset, serial) if ledger is not None else None
-            if lease is None or lease.due_ms <= self._clock.wall_ms():
+            if lease is None or lease.due_ms <= self.now_ms():
                 continue
             decoded = self._records.find(incarnation << 32 | queue, offset)
             if decoded is None:
@@ -458,7 +458,7 @@ class SharedService:
         if ledger is None:
             return
         reader = self._readers.get((group, incarnation))
-        if ledger.ripen(self._clock.wall_ms()):
+        if ledger.ripen(self.now_ms()):
             if reader is not None:
                 reader.ready[queue] = None
                 self._bury(reader, queue, ledger)
@@ -478,7 +478,7 @@ class SharedService:
         if offsets:
             if len(offsets) > EXHAUSTED_A_TURN:
                 del offsets[EXHAUSTED_A_TURN:]
-                self._alarms.set((group, incarnation, queue), self._clock.wall_ms())
+                self._alarms.set((group, incarnation, queue), self.now_ms())
             ledger.dying.update(offsets)
             self.graves.bury(group, incarnation, queue, offsets)
 
@@ -524,7 +524,7 @@ class SharedService:
         what was recovered.
         """
         lease = ledger.live(receipt.queue_offset, receipt.serial)
-        if lease is None or lease.due_ms <= self._clock.wall_ms():
+        if lease is None or lease.due_ms <= self.now_ms():
             return False
         if receipt.epoch == self._store.epoch:
             return True
@@ -583,13 +583,17 @@ class SharedService:
         except KourouError as failure:
             done(failure)
             return
-        due_ms = self._clock.wall_ms() + invisible_ms
+        due_ms = self.now_ms() + invisible_ms
         counted = ledger.lease(receipt.queue_offset).attempt >= receipt.attempt  # it was not suspended before
         mode = UNCOUNTED if uncounted and counted else CHANGED
         self._due(group, receipt.incarnation, [(receipt.queue, receipt.queue_offset, due_ms, mode)], confirmed := _Once())
         lease = ledger.lease(receipt.queue_offset)
         handle = self._handles.receipt(receipt._replace(serial=lease.serial, epoch=self._store.epoch))
         confirmed.then(lambda failure: done(failure if failure is not None else handle))
+
+    def now_ms(self) -> int:
+        """The time that leases end by."""
+        return self._clock.wall_ms()
 
     def renew(self, group: str, incarnation: int, queue: int, offset: int, serial: int, due_ms: int) -> bool:
         """Keep a delivered message invisible for longer, its handle staying good; False when it was settled."""

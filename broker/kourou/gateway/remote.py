@@ -8,6 +8,7 @@ which know the groups; the telemetry streams end here, and brokers' commands com
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import count
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from google.protobuf.message import Message
 
 from kourou.core.clock import Clock
-from kourou.core.errors import KourouError, NotConnected, NotMaster
+from kourou.core.errors import KourouError, NotConnected, NotMaster, OutcomeUnknown
 from kourou.core.handles import broker_of
 from kourou.core.route import TopicRoute, TopicType
 from kourou.core.siphash import message_group_index
@@ -35,6 +36,8 @@ from kourou.proto.rocketmq.v2 import definition_pb2 as pb
 from kourou.proto.rocketmq.v2 import service_pb2 as service
 
 SETTINGS, ANSWERED = "Settings", "Answered"  # calls between gateways, beside those of the service
+SETTINGS_S = 2.0  # for a consumer's settings, while no broker answers; official clients wait 3 s for them
+REPEATABLE = frozenset({"AckMessage", "UpdateOffset", "GetOffset", "QueryOffset"})  # twice is as good as once
 RECEIPT, RECALL, TRANSACTION = 1, 2, 3  # kinds of handles
 
 
@@ -150,7 +153,12 @@ class RemoteGateway:
         return await patiently(lambda: self._once(broker, name, data, call), left_s=call.remaining_s())
 
     async def _once(self, broker: str, name: str, data: bytes, call: Call) -> bytes:
-        (answer,) = await self._tunnel.call(broker, name, data, CallInfo.of(call))
+        try:
+            (answer,) = await self._tunnel.call(broker, name, data, CallInfo.of(call))
+        except OutcomeUnknown as failure:
+            if name not in REPEATABLE:
+                raise
+            raise NotConnected(str(failure)) from None
         return answer
 
     async def _broker_of_queue(self, queue: pb.MessageQueue, call: Call) -> str:
@@ -177,21 +185,20 @@ class RemoteGateway:
             raise Refused(Code.MESSAGE_CORRUPTED, "request has no messages")
         route = (await self._tunnel.route(topic_name(request.messages[0].topic, call))).route
         parts: dict[str, list[int]] = {}
-        anywhere = ""
         for number, message in enumerate(request.messages):
-            owner = _owner(route, message)
-            if not owner:
-                anywhere = owner = anywhere or self._any(route)
-            parts.setdefault(owner, []).append(number)
+            parts.setdefault(_owner(route, message), []).append(number)
         if len(parts) == 1:
-            (broker,) = parts
-            if broker != anywhere:
-                return await self._one(broker, "SendMessage", data, call)
-            return await patiently(lambda: self._send_anywhere(route, data, call), left_s=call.remaining_s())
+            return await self._send_to(next(iter(parts)), route, data, call)
         entries: list[service.SendResultEntry] = [service.SendResultEntry() for _ in request.messages]
-        await asyncio.gather(*(self._send_part(broker, some, request, entries, call) for broker, some in parts.items()))
+        await asyncio.gather(*(self._send_part(owner, route, some, request, entries, call) for owner, some in parts.items()))
         response = service.SendMessageResponse(status=common(entry.status for entry in entries), entries=entries)
         return response.SerializeToString()
+
+    async def _send_to(self, owner: str, route: TopicRoute, data: bytes, call: Call) -> bytes:
+        """To the broker that the messages belong to; "": to any."""
+        if owner:
+            return await self._one(owner, "SendMessage", data, call)
+        return await patiently(lambda: self._send_anywhere(route, data, call), left_s=call.remaining_s())
 
     async def _send_anywhere(self, route: TopicRoute, data: bytes, call: Call) -> bytes:
         broker = self._any(route)
@@ -206,7 +213,8 @@ class RemoteGateway:
 
     async def _send_part(
         self,
-        broker: str,
+        owner: str,
+        route: TopicRoute,
         numbers: list[int],
         request: service.SendMessageRequest,
         entries: list[service.SendResultEntry],
@@ -214,7 +222,7 @@ class RemoteGateway:
     ) -> None:
         part = service.SendMessageRequest(messages=[request.messages[number] for number in numbers])
         try:
-            answer = await self._one(broker, "SendMessage", part.SerializeToString(), call)
+            answer = await self._send_to(owner, route, part.SerializeToString(), call)
             found = list(service.SendMessageResponse.FromString(answer).entries)
         except KourouError as failure:
             found = [service.SendResultEntry(status=status_of(failure)) for _ in numbers]
@@ -377,13 +385,31 @@ class RemoteTelemetry(TelemetryHandlers):
         known = self._clients.find(client)
         if known is None:
             return settings
+        try:
+            if not known.subscriptions:
+                known.settings = await self._told(known, asked, call)
+            else:  # a push consumer takes over once for all whether it consumes in order: better late than wrong
+                known.settings = await patiently(lambda: self._told(known, asked, call), left_s=SETTINGS_S)
+        except NotConnected:
+            known.settings = merged(asked, None, fifo=await self._reads_in_order(known))
+        return known.settings
+
+    async def _told(self, client: GatewayClient, asked: pb.Settings, call: Call) -> pb.Settings:
+        """What the brokers say to them. Raises NotConnected where none does."""
         command = service.TelemetryCommand(settings=asked).SerializeToString()
-        for answer in await self._gateway.tell(known, command, CallInfo.of(call)):
+        for answer in await self._gateway.tell(client, command, CallInfo.of(call)):
             told = service.TelemetryCommand.FromString(answer)
             if told.status.code == Code.OK and told.HasField("settings"):
-                known.settings = told.settings
                 return told.settings
-        return merged(asked, None, fifo=False)
+        raise NotConnected("no broker has answered to settings")
+
+    async def _reads_in_order(self, client: GatewayClient) -> bool:
+        """As far as nameservers know: topics, not groups."""
+        for topic in client.subscriptions:
+            with contextlib.suppress(KourouError):
+                if (await self._tunnel.route(topic)).route.type in (TopicType.FIFO, TopicType.LITE):
+                    return True
+        return False
 
     async def _command(self, client: str, command: service.TelemetryCommand, call: StreamCall) -> None:
         if command.WhichOneof("command") in ("thread_stack_trace", "verify_message_result"):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from kourou.core.errors import KourouError, NotConnected
+from kourou.core.errors import KourouError, NotConnected, OutcomeUnknown
 from kourou.core.route import TopicRoute, TopicType
 from kourou.core.views import RouteView
 from kourou.gateway.clients import Clients
@@ -57,7 +57,10 @@ class RemoteReceive:
         request.long_polling_timeout.FromMilliseconds(0)
 
         async def attempt() -> list[bytes]:
-            return await self._ask(client, request, route, call, until_s)
+            try:
+                return await self._ask(client, request, route, call, until_s)
+            except OutcomeUnknown as failure:  # what was handed out, if anything, is handed out again when its time is over
+                raise NotConnected(str(failure)) from None
 
         for message in await patiently(attempt, left_s=until_s - loop.time()):
             call.send(message)

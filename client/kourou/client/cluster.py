@@ -263,10 +263,13 @@ class Cluster:
         return self.connected(broker) or await self._dial(broker, lambda: self._connect_broker(broker))
 
     async def _connect_broker(self, broker: str) -> Connection:
-        endpoint = self.masters.get(broker)
-        if endpoint is None:
-            raise NotConnected(f"broker {broker} has no master at present")
-        connection = await self._connect(endpoint, self.handlers)
+        while True:
+            endpoint = self.masters.get(broker)
+            if endpoint is None:
+                raise NotConnected(f"broker {broker} has no master at present")
+            connection = await self._connect_master(broker, endpoint)
+            if connection is not None:
+                break
         name = connection.hello.get("server", {}).get("name")
         if name != broker:
             connection.close()
@@ -275,6 +278,24 @@ class Cluster:
         self._replaced = [old for old in (*self._replaced, former) if old is not None and not old.closed]
         self._brokers[broker] = connection
         return connection
+
+    async def _connect_master(self, broker: str, endpoint: Endpoint) -> Connection | None:
+        """None when another one became the master meanwhile: the former one may be cut off, and not even refuse."""
+        dialling = asyncio.ensure_future(self._connect(endpoint, self.handlers))
+        try:
+            while not dialling.done() and self.masters.get(broker) == endpoint:
+                changed = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait((dialling, changed), return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+        finally:
+            dialling.cancel()  # of what is done nothing comes
+        if not dialling.done():
+            await asyncio.wait((dialling,))
+        if self.masters.get(broker) == endpoint:
+            return await dialling
+        if not dialling.cancelled() and dialling.exception() is None:
+            dialling.result().close()
+        return None
 
     async def replica(self, broker: str, topic: str, turn: int, *, among: Collection[int] | None = None) -> Connection:
         """A connection to a slave of a broker group that holds a topic, to one ``among`` some if given; whoever asks closes

@@ -162,6 +162,9 @@ class Dispatcher:
                     self._note_refusal(lane, failure)
                     await asyncio.sleep(backoff.next_ms() / 1000)
                     continue
+                if self._cluster.connected(lane.broker) is not connection:
+                    await asyncio.sleep(backoff.next_ms() / 1000)  # it ended at once, or another process is the master now
+                    continue
                 lane.connected(connection)
                 break
         finally:

@@ -263,8 +263,8 @@ async def connect(
     except OutcomeUnknown as failure:
         connection.abort("no answer to HELLO")
         raise NotConnected(f"{endpoint} does not answer as Kourou does: {failure}") from None
-    except KourouError:
-        connection.abort("HELLO was refused")
+    except (KourouError, asyncio.CancelledError):
+        connection.abort("HELLO was refused, or nobody waits for its answer any more")
         raise
     connection.start_pings()
     return connection

@@ -139,6 +139,21 @@ class DataPlaneServer:
         for peer in list(self.peers):
             peer.abort(reason)
 
+    def see_off(self, reason: str, *, linger_s: float) -> None:
+        """End what runs for everybody who is connected, and ask them to go; what they have sent already is still handled.
+        Their connections are closed a little later, when nothing is under way that a close would destroy."""
+        for task in self._tasks:
+            task.cancel()
+        peers = list(self.peers)
+        for peer in peers:
+            peer.push_json(Code.GOAWAY, {"reason": reason})
+        asyncio.get_running_loop().call_later(linger_s, self._close_all, peers, reason)
+
+    @staticmethod
+    def _close_all(peers: list[Peer], reason: str) -> None:
+        for peer in peers:
+            peer.close(reason)
+
     def spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)

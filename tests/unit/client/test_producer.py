@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from kourou.client import Client, Message, SendFailed
+from kourou.client import Client, Message, SendFailed, cluster
 from kourou.core.errors import (
     BadRequest,
     BodyTooLarge,
@@ -24,6 +25,7 @@ from kourou.core.ids import parse_id
 from kourou.core.limits import PRODUCER_WINDOW
 from kourou.core.siphash import message_group_index
 from kourou.core.wire import Code
+from kourou.transport.connection import connect
 from tests.unit.client.fake_server import Action, FakeServer
 
 
@@ -369,6 +371,45 @@ async def test_the_end_of_the_connection_to_a_former_master_means_nothing() -> N
             await old.stop()  # its connection ends: the outcome there is unknown
             new.release()
             receipt = await sending
+        assert receipt.broker == "b"
+        assert len(new.writes) == 1
+
+
+async def test_a_former_master_that_takes_connections_and_says_nothing_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when it is cut off after its connections ended: the attempt to reach it is given up when the route moves."""
+    dialled, hung_up = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dialled.set()
+        try:
+            while await reader.read(1024):
+                pass
+        except ConnectionError:
+            pass
+        hung_up.set()
+        writer.close()
+
+    monkeypatch.setattr(cluster, "connect", partial(connect, timeout_s=3600.0))
+    async with FakeServer() as server, FakeServer("b") as old, FakeServer("b") as new:
+        server.brokers = {"b": old}
+        server.add_topic("t", placement={"b": 1})
+        old.topics = new.topics = server.topics
+        async with Client(server.address) as client, client.producer(deadline_s=20) as producer:
+            await producer.send("t", b"0")
+            port = int(old.address.rpartition(":")[2])
+            await old.stop()
+            mute = await asyncio.start_server(silent, "127.0.0.1", port)
+            sending = asyncio.create_task(producer.send("t", b"1"))
+            async with asyncio.timeout(30):
+                await dialled.wait()
+                server.brokers = {"b": new}
+                server.push_routes()
+                receipt = await sending
+                await hung_up.wait()
+            mute.close()
+            await mute.wait_closed()
         assert receipt.broker == "b"
         assert len(new.writes) == 1
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kourou.client import Client, SharedConsumer, SharedMessage
-from kourou.core.errors import Busy, GroupShapeMismatch, IllegalFilter, InvalidReceiptHandle, KourouError
+from kourou.core.errors import Busy, GroupShapeMismatch, IllegalFilter, InvalidReceiptHandle, KourouError, NotConnected
 from kourou.core.settling import BY_POLICY, KEEP, UNCOUNTED
 from tests.unit.client.fake_shared import LOSE_ANSWER, FakeShared
 
@@ -37,6 +37,33 @@ async def test_a_receive_whose_answer_was_lost_is_the_same_attempt_again() -> No
         assert message.body == b"found"
         other = await server.receiving()
         assert other.asked.attempt != first.asked.attempt
+
+
+async def test_a_receive_does_not_wait_for_a_broker_that_is_away() -> None:
+    """What one broker has is handed out, and nobody goes on dialling the other for it."""
+    async with FakeShared("a") as server, FakeShared("b") as other, Client(server.address) as client:
+        server.brokers["b"] = other
+        server.add_topic("t", placement={"a": 1, "b": 1})
+        async with client.shared_consumer("t", group="g") as consumer:
+            await other.stop()
+            receiving = asyncio.create_task(consumer.receive(2, wait_s=600))
+            server.answer_with(await server.receiving(), server.delivery(b"found"))
+            assert [message.body for message in await receiving] == [b"found"]
+            assert not [task for task in asyncio.all_tasks() if "Poller.once" in str(task.get_coro())]
+
+
+async def test_where_one_broker_is_away_and_the_other_has_nothing_there_is_nothing() -> None:
+    async with FakeShared("a") as server, FakeShared("b") as other, Client(server.address) as client:
+        server.brokers["b"] = other
+        server.add_topic("t", placement={"a": 1, "b": 1})
+        async with client.shared_consumer("t", group="g") as consumer:
+            await other.stop()
+            receiving = asyncio.create_task(consumer.receive(2, wait_s=0.05))
+            server.answer_with(await server.receiving())
+            assert await receiving == []
+            await server.stop()
+            with pytest.raises(NotConnected):
+                await consumer.receive(2, wait_s=0.05)
 
 
 async def test_messages_finished_in_one_turn_share_a_request() -> None:

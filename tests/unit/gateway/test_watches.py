@@ -139,7 +139,7 @@ async def test_a_broker_that_is_away_is_watched_when_it_is_back() -> None:
     brokers.away = True
     waiting = asyncio.ensure_future(brokers.watches.turn((A,), b"", INFO, 60.0))
     await asyncio.sleep(10)
-    assert brokers.watched["a"] <= 11
+    assert brokers.watched["a"] <= 15  # often at first, then once a second
     brokers.away = False
     brokers.something["a"].set()
     turn = await waiting

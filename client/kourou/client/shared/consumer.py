@@ -32,6 +32,7 @@ from kourou.client.shared.settler import Settler
 from kourou.core.deliveries import DELIVERIES_MAX, INVISIBLE_MS_MAX, Delivery
 from kourou.core.errors import (
     BadRequest,
+    ClientFault,
     InvalidReceiptHandle,
     KourouError,
     NotConnected,
@@ -333,20 +334,27 @@ class SharedConsumer:
         """One round of polls at all brokers; the first that has something ends those of the others."""
         brokers = list(self._pollers)
         share = -(-count // max(1, len(brokers)))
-        pollers = [Poller(self._cluster, self, broker) for broker in brokers]
-        polls = {self._cluster.spawn(poller.once(share, wait_s)) for poller in pollers}
-        failure: BaseException | None = None
+        made = [Poller(self._cluster, self, broker) for broker in brokers]
+        pollers = {self._cluster.spawn(poller.once(share, wait_s)): poller for poller in made}
+        polls = set(pollers)
+        failures: list[BaseException] = []
         try:
             while polls and not self._inbox.ready:
                 done, polls = await asyncio.wait(polls, return_when=asyncio.FIRST_COMPLETED)
-                failure = next((failed for task in done if (failed := task.exception()) is not None), failure)
+                failures += filter(None, [task.exception() for task in done])
         finally:
-            for poller in pollers:
-                poller.cancel()
+            for task in polls:
+                if pollers[task].is_parked:
+                    pollers[task].cancel()
+                else:
+                    task.cancel()  # its broker can't be reached: it has nothing for us
+                task.add_done_callback(_ended)
             if polls:
                 await asyncio.wait(polls, timeout=DRAIN_S)
-        if failure is not None and not self._inbox.ready:
-            raise failure
+        if not self._inbox.ready:
+            for failure in failures:  # of some brokers: they are away, and the others have nothing
+                if isinstance(failure, ClientFault) or len(failures) == len(brokers):
+                    raise failure
 
     # ---- lite topics
 
@@ -526,3 +534,9 @@ class SharedConsumer:
         self._leases.settled(message)
         waiting = self._inbox.remove(message, message.lane) or self._inbox.drop_group(message.lane)
         self._give_back(waiting)
+
+
+def _ended(poll: asyncio.Task[None]) -> None:
+    """Nobody waits for it any more, however it ended."""
+    if not poll.cancelled():
+        poll.exception()

@@ -42,6 +42,11 @@ class Poller:
         """Whether the group may read the topic there. Raises what the broker answers."""
         await self._ask(0, 0)
 
+    @property
+    def is_parked(self) -> bool:
+        """Has a broker the poll, so that messages may be on their way?"""
+        return self._parked is not None
+
     def cancel(self) -> None:
         """Have the broker end the poll that is parked there; it is answered, maybe with messages that are on their way."""
         if self._parked is not None:

@@ -30,7 +30,16 @@ def free_ports(count: int) -> list[int]:
 class EtcdMember:
     """``peers``: what --initial-cluster says. ``within``: a command to be put before, as one that enters a namespace."""
 
-    def __init__(self, name: str, folder: Path, client: str, peer: str, peers: str, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        client: str,
+        peer: str,
+        peers: str,
+        within: Sequence[str] = (),
+        options: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.endpoint = client
         self._log = folder / f"{name}.log"
@@ -39,6 +48,7 @@ class EtcdMember:
             "--listen-client-urls", f"http://{client}", "--advertise-client-urls", f"http://{client}",
             "--listen-peer-urls", f"http://{peer}", "--initial-advertise-peer-urls", f"http://{peer}",
             "--initial-cluster", peers, "--initial-cluster-state", "new", "--auto-compaction-retention", "1",
+            *options,
         ]  # fmt: skip
         self.start()
 

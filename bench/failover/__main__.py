@@ -88,6 +88,7 @@ def one_round(
     try:
         cluster.start()
         sender = cluster.sender(options.rate, folder / "sends")
+        time.sleep(kind.warm_s)
         round_ = Round(cluster, sender, options.rate)
         for name in wanted:
             entry = {"round": number, "contestant": kind.name, "measure": name, **measured(round_, name, options)}
@@ -119,7 +120,7 @@ def one_round(
         say(f"  FAILED: {entry['error']}")
     finally:
         if options.keep:
-            for process in (*cluster.members, *cluster.others):
+            for process in (*cluster.clients, *cluster.members, *cluster.others):
                 shutil.copy(process.log, folder.parent / f"{folder.name}-{process.log.name}")
         cluster.stop()
 

@@ -35,6 +35,8 @@ class Cluster:
     client: ClassVar[str] = "?"
     switchover_is: ClassVar[str] = "?"
     can_bulk: ClassVar[bool] = True  # the client can fill a topic quickly, and members tell whether they are in sync
+    by_default: ClassVar[bool] = True
+    warm_s: ClassVar[float] = 1  # sends before the first fault
     ready_line: ClassVar[str] = ""  # what a member says when it serves
     coordinators: ClassVar[str] = ""  # what elects, where that is another process than a member
 
@@ -50,6 +52,7 @@ class Cluster:
         self.hosts: list[Host] = [network.host() for _ in range(3)]
         self.members: list[Running] = []
         self.others: list[Running] = []
+        self.clients: list[Running] = []
 
     def start(self) -> None:
         raise NotImplementedError
@@ -76,7 +79,7 @@ class Cluster:
         raise NotImplementedError
 
     def stop(self) -> None:
-        for process in (*self.members, *self.others):
+        for process in (*self.clients, *self.members, *self.others):
             process.thaw()
             process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -131,6 +134,7 @@ class Sender:
         command, env = cluster.command("send", cluster.where(), topic, str(rate), str(file))
         file.unlink(missing_ok=True)
         self.process = Running(command, cluster.folder / "sender.log", env=env, folder=cluster.folder)
+        cluster.clients.append(self.process)
         self.sends = Sends(file)
         self.process.wait_for("running")
 

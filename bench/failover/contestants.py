@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 
 from bench.failover.contestant import Cluster, say
-from bench.failover.kourou_group import KourouGroup
+from bench.failover.kafka_cluster import KafkaCluster
+from bench.failover.kourou_group import KourouGroup, KourouShort
 from bench.failover.nats_cluster import NatsCluster
 from bench.failover.rocketmq_group import RocketmqGroup
 
-KNOWN: tuple[type[Cluster], ...] = (KourouGroup, NatsCluster, RocketmqGroup)
+KNOWN: tuple[type[Cluster], ...] = (KourouGroup, KourouShort, NatsCluster, RocketmqGroup, KafkaCluster)
 
 
 def choose(wanted: str) -> list[type[Cluster]]:
     """``all``: what is installed, and loudly what is not; named ones have to be."""
     by_name = {kind.name: kind for kind in KNOWN}
-    names = list(by_name) if wanted == "all" else wanted.split(",")
+    names = [kind.name for kind in KNOWN if kind.by_default] if wanted == "all" else wanted.split(",")
     found: list[type[Cluster]] = []
     for name in names:
         if name not in by_name:

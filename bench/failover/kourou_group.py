@@ -33,6 +33,7 @@ class KourouGroup(Cluster):
     coordinators = "etcd"
     ready_line = "ready\n"
     options: tuple[str, ...] = ()
+    etcd_options: tuple[str, ...] = ()
 
     @classmethod
     def missing(cls) -> str | None:
@@ -50,7 +51,8 @@ class KourouGroup(Cluster):
         places = [(host.place(), host.place()) for host in hosts]
         peers = peer_list(peer for _, peer in places)
         self.etcd = [
-            EtcdMember(f"e{n}", folder, client, peer, peers, hosts[n].within) for n, (client, peer) in enumerate(places)
+            EtcdMember(f"e{n}", folder, client, peer, peers, hosts[n].within, self.etcd_options)
+            for n, (client, peer) in enumerate(places)
         ]
         for member in self.etcd:
             member.wait()
@@ -143,3 +145,13 @@ class KourouGroup(Cluster):
         for member in self.etcd:
             member.kill()
         super().stop()
+
+
+class KourouShort(KourouGroup):
+    """A lease of 2 s, which takes an etcd that changes its leader as quickly."""
+
+    name = "kourou-d2"
+    server = f"{KourouGroup.server.split(',')[0]}, --lease-s 2 --renew-s 0.3, etcd with --election-timeout 500"
+    by_default = False
+    options = ("--lease-s", "2", "--renew-s", "0.3", "--etcd-leader-change-s", "0.7")
+    etcd_options = ("--heartbeat-interval", "50", "--election-timeout", "500")

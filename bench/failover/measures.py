@@ -119,6 +119,7 @@ class Round:
         fault()
         try:
             time.sleep(seconds)
+            self._first_ok(time.monotonic_ns())  # a gap that goes on is watched to its end
         finally:
             heal()
         figures = {"at": wall, **self._window(at, time.monotonic_ns())}

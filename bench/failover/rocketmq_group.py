@@ -24,7 +24,7 @@ from bench.node import RUN
 PLACES = (Path(os.environ.get("RMQ_LIB", "/nowhere")), Path("/tmp/rocketmq-reference/lib"), RUN / "java/rocketmq-server")
 CLIENT_JARS = RUN / "java/rocketmq"
 CLASSES = RUN / "java/failover"
-GROUP, CLUSTER = "broker-a", "bench"
+GROUP, CLUSTER = "broker-a", "bench-cluster"
 OPEN = (
     "--add-exports=java.base/sun.nio.ch=ALL-UNNAMED", "--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED",
     "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED", "--add-opens=java.base/java.nio=ALL-UNNAMED",
@@ -40,6 +40,7 @@ class RocketmqGroup(Cluster):
     )
     client = "official Java client, asynchronous sends, default settings"
     switchover_is = "the controller is asked to elect another master"
+    warm_s = 15
     coordinators = "name servers with controllers"
 
     @classmethod
@@ -111,11 +112,13 @@ class RocketmqGroup(Cluster):
             for topic in (TOPIC, BULK):
                 fields = {
                     "topic": topic, "defaultTopic": "TBW102", "readQueueNums": "4", "writeQueueNums": "4", "perm": "6",
-                    "topicFilterType": "SINGLE_TAG", "topicSysFlag": "0", "order": "false", "attributes": "+message.type=NORMAL",
+                    "topicFilterType": "SINGLE_TAG", "topicSysFlag": "0", "order": "false",
                 }  # fmt: skip
                 remoting.ask(self._places[leader], remoting.TOPIC_CREATE, fields)
                 for place in self._names:
                     remoting.ask(place, remoting.ROUTE, {"topic": topic})
+                for place in self._places:  # slaves hear of it every few seconds
+                    remoting.ask(place, remoting.TOPIC_CONFIG, {"topic": topic})
         except (OSError, remoting.Refused):
             return False
         return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import json
 import random
 import sys
 import time
 from pathlib import Path
 
+from tests.chaos.checking import check
+from tests.chaos.claim import CommandFailed
 from tests.chaos.faults.scene import Kind, Scene
 from tests.chaos.plan import KINDS, Step
 from tests.chaos.probe import Probe
@@ -47,7 +49,7 @@ class Campaign:
             logs=world.logs,
         )  # fmt: skip
         self._workload: Process | None = None
-        if rate is not None and importlib.util.find_spec("tests.chaos.workload") is not None:
+        if rate is not None:
             self._workload = Process(
                 "workload",
                 world.clients,
@@ -57,8 +59,6 @@ class Campaign:
                 ],
                 logs=world.logs,
             )  # fmt: skip
-        elif rate is not None:
-            run.facts["workload"] = "none"
 
     async def run(self, *, minutes: float | None) -> None:
         try:
@@ -119,10 +119,10 @@ class Campaign:
                 await world.whole()
                 outcome.whole = time.monotonic() - healed
                 await self._sends(healed)
-        except (Unwell, TimeoutError) as failure:
+        except (Unwell, CommandFailed, TimeoutError) as failure:
             outcome.lasted = outcome.lasted or time.monotonic() - begun
             outcome.problems.append(str(failure) or f"not over after {FAULT_S:.0f} s")
-            outcome.problems += await self._pictures()
+            await self._picture(number)
         self._probe.look()
         outcome.gap = max(self._probe.gap_s(name, begun, time.monotonic()) for name in world.groups)
         outcome.bound = kind.bound_s + (outcome.lasted if kind.stops else 0.0)
@@ -147,14 +147,10 @@ class Campaign:
                 )
             await asyncio.sleep(0.05)
 
-    async def _pictures(self) -> list[str]:
-        """What each broker says about itself at the moment of a failure."""
-        found = []
-        for broker in self._world.brokers:
-            facts = await broker.status() or {}
-            about = {name: facts.get(name) for name in ("role", "failover", "replication")}
-            found.append(f"{broker.name}: {about if facts else 'no answer'}\n{broker.process.tail(3)}")
-        return found
+    async def _picture(self, number: int) -> None:
+        """What each broker says about itself at the moment of a failure goes to a file beside the logs."""
+        found = {broker.name: await broker.status() for broker in self._world.brokers}
+        (self._world.logs / f"status-{number}.json").write_text(json.dumps(found, indent=1, default=str) + "\n")
 
     def _since_begun(self) -> float:
         return round(time.monotonic() - self._begun, 1)
@@ -194,13 +190,12 @@ class Campaign:
                 run.problems.append(f"{broker.name} did not stop in good order: {broker.process.status}")
         for broker in world.brokers:
             run.problems += await asyncio.to_thread(verified, broker)
-        run.facts["tracebacks"] = sorted(
-            {path.name for path in world.logs.iterdir() if "Traceback (most recent" in path.read_text(errors="replace")}
-        )
+        for path in sorted(world.logs.glob("*.log")):
+            count = path.read_text(errors="replace").count("Traceback (most recent")
+            if count:
+                run.notes.append(f"{path.name} has {count} tracebacks")
 
     def _check(self, history: Path) -> None:
-        from tests.chaos.checking import check
-
         report = check(history)
         self._run.checks = str(report)
         if not report.ok:

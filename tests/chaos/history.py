@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 Place = tuple[str, int, int]  # broker, queue, queue offset
@@ -114,6 +115,7 @@ class History:
     registers: list[Register] = field(default_factory=list)
     runs: set[str] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)  # workers that met what they should not
+    unended: set[str] = field(default_factory=set)  # topics of runs without an end: of what is missing nothing is known
     drained: dict[str, bool] = field(default_factory=dict)  # by run: how its drain ended
 
     def sort(self) -> History:
@@ -130,15 +132,17 @@ def load(directory: Path) -> History:
 
 
 def lines_of(file: Path) -> Iterator[dict[str, Any]]:
-    data = file.read_bytes()
-    for line in data[: data.rfind(b"\n") + 1].splitlines():
-        yield json.loads(line)
+    with file.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
 
 
 def read(history: History, lines: Iterable[dict[str, Any]]) -> None:
     """One file."""
     under_way: dict[int, dict[str, Any]] = {}
     run = ""
+    topics: set[str] = set()
     for line in lines:
         match line["e"]:
             case "invoke":
@@ -150,6 +154,7 @@ def read(history: History, lines: Iterable[dict[str, Any]]) -> None:
                 history.runs.add(run)
             case "topic":
                 history.topics[line["topic"]] = line["kind"]
+                topics.add(line["topic"])
             case "group":
                 history.groups[line["group"]] = Group(line["group"], line["topic"], line["shape"], line["fifo"])
             case "broken":
@@ -158,10 +163,13 @@ def read(history: History, lines: Iterable[dict[str, Any]]) -> None:
                 history.drained[run] = line["drained"]
     for invoked in under_way.values():
         add(history, invoked, {"e": "unknown", "t": invoked["t"]})
+    if run not in history.drained:
+        history.unended |= topics
 
 
 def add(history: History, invoked: dict[str, Any], ended: dict[str, Any]) -> None:
-    span = Span(invoked["who"], invoked["t"], ended["t"], ended["e"])
+    span = Span(intern(invoked["who"]), invoked["t"], ended["t"], ended["e"])
+    invoked |= {name: intern(invoked[name]) for name in ("topic", "group", "body", "handle") if name in invoked}
     match invoked["f"]:
         case "send":
             place = place_of(ended.get("place"))
@@ -197,7 +205,7 @@ def deliveries_of(span: Span, invoked: dict[str, Any], got: Iterable[dict[str, A
             span.who,
             invoked["group"],
             invoked["topic"],
-            one["body"],
+            intern(one["body"]),
             span.invoked,
             span.returned,
             place_of(one.get("place")),

@@ -36,6 +36,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,22 @@ from typing import Any
 class Journal:
     """One process's file. Safe to use from several threads."""
 
-    def __init__(self, directory: Path, name: str, run: str) -> None:
+    def __init__(
+        self, directory: Path, name: str, run: str, *, told: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        """``told`` is called with each line, too."""
         directory.mkdir(parents=True, exist_ok=True)
         self.file = directory / f"{name}-{run}-{os.getpid()}.jsonl"
         self._fd = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._lock = threading.Lock()
         self._count = 0
+        self._told = told
         self.note("begin", name=name, run=run, pid=os.getpid())
 
     def _write(self, line: dict[str, Any]) -> None:
         os.write(self._fd, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        if self._told is not None:
+            self._told(line)
 
     def note(self, event: str, **facts: Any) -> None:
         with self._lock:
@@ -69,10 +76,10 @@ class Journal:
         self.note("ok", n=number, **facts)
 
     def refused(self, number: int, error: BaseException) -> None:
-        self.note("refused", n=number, error=told(error))
+        self.note("refused", n=number, error=words(error))
 
     def unknown(self, number: int, error: BaseException) -> None:
-        self.note("unknown", n=number, error=told(error))
+        self.note("unknown", n=number, error=words(error))
 
     def done(self, who: str, what: str, since: int, *, result: dict[str, Any], **facts: Any) -> None:
         """An operation that is told only when it has ended well."""
@@ -82,5 +89,5 @@ class Journal:
             self._write({"e": "ok", "t": time.monotonic_ns(), "n": self._count, **result})
 
 
-def told(error: BaseException) -> str:
+def words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300]

@@ -36,6 +36,7 @@ class Run:
     outcomes: list[Outcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # a run with one has failed
     slow: list[str] = field(default_factory=list)  # bounds that were passed
+    notes: list[str] = field(default_factory=list)  # what somebody should look at
     facts: dict[str, object] = field(default_factory=dict)
     checks: str = ""
 

@@ -79,7 +79,7 @@ def options() -> argparse.Namespace:
 def steps_of(chosen: argparse.Namespace) -> list[plan.Step]:
     if chosen.plan is not None:
         return plan.read(chosen.plan)
-    names = [name for name in chosen.only.split(",") if name] or list(plan.CI if chosen.ci else plan.KINDS)
+    names = [name for name in chosen.only.split(",") if name] or list(plan.CI if chosen.ci else plan.USUAL)
     names = [name for name in names if name not in chosen.without.split(",")]
     unknown = [name for name in names if name not in plan.KINDS]
     if unknown:
@@ -118,6 +118,7 @@ def main() -> int:
     say(f"seed {chosen.seed}: {len(steps)} faults, {chosen.groups} group(s), flush {chosen.flush}; {folder}")
     begun = time.monotonic()
     interrupted = False
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts this in the background ignores it
     try:
         asyncio.run(go(chosen, folder, run))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -126,6 +127,8 @@ def main() -> int:
     report = chosen.out / f"{chosen.seed}.json"
     run.write(report)
     print(f"\n{run.table()}\n\n{run.checks}\nreport: {report}", flush=True)
+    for text in run.notes:
+        print(f"NOTE: {text}")
     for text in run.slow:
         print(f"SLOW: {text}")
     for text in run.problems:
@@ -137,7 +140,8 @@ def main() -> int:
     elif not chosen.keep:
         shutil.rmtree(folder)
     if not run.problems and not interrupted:
-        print(f"chaos: passed, {len(run.outcomes)} faults, nothing lost, nothing out of order")
+        checked = "members are the same" if chosen.no_workload else "nothing lost, nothing out of order"
+        print(f"chaos: passed, {len(run.outcomes)} faults, {checked}")
     return 130 if interrupted else int(bool(run.problems))
 
 

@@ -37,6 +37,7 @@ MEMBERS = 2
 NAME_WORKERS = 3
 ATTEMPTS_MAX = 1000  # nothing goes to the dead letters
 QUIET_S = 3.0
+READ_EVERY_S = 1.0
 STOP_S = 15.0
 
 
@@ -160,7 +161,7 @@ async def drain(progress: Progress, workers: Workers, official: OfficialProcess 
             await workers.quiet()
             count, since = -1, time.monotonic()
             while True:
-                progress.read()
+                progress.read("official")
                 sending = official is not None and not official.ended and "official" not in progress.quiet
                 if progress.received_count != count or progress.missing() or sending:
                     count, since = progress.received_count, time.monotonic()
@@ -177,13 +178,12 @@ async def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     plan = Plan(secrets.token_hex(3), tuple(options.kinds), bool(options.official) and "official" in options.kinds)
-    journal = Journal(options.history, "native", plan.run)
+    progress = Progress(options.history, plan.run, {group.name: group for group in plan.groups})
+    journal = Journal(options.history, "native", plan.run, told=partial(progress.take, "native"))
     setting = Setting(options.native, plan, journal, options.rate, options.seed)
     if not await define(setting, stop):
         journal.note("end", drained=False)
         return 2
-    groups = {group.name: group for group in plan.groups}
-    progress = Progress(options.history, plan.run, groups)
     drained = False
     async with asyncio.TaskGroup() as tasks:
         workers = Workers(setting, tasks)
@@ -198,7 +198,8 @@ async def run(options: argparse.Namespace) -> int:
             print("running", flush=True)
         else:
             print(f"stopped before these had any success: {sorted(setting.waited_for)}", file=sys.stderr, flush=True)
-        await stop.wait()
+        while not await came(stop, READ_EVERY_S):
+            progress.read("official")
         waits[1].cancel()
         setting.no_more.set()
         if official is not None:

@@ -49,6 +49,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="no more faults are begun after so long")
     parser.add_argument("--ci", action="store_true", help="a short run of six kinds")
     parser.add_argument("--images", action="store_true", help="make the images, and stop")
+    parser.add_argument("--as-is", action="store_true", help="use the images that are there, of whatever code they are")
     parser.add_argument("--keep", action="store_true", help="keep logs and histories when all went well, too")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "docker", help="where the report goes")
     return parser.parse_args()
@@ -106,7 +107,8 @@ def main() -> int:
         with Engine(chosen.out / "engine") as engine:
             begun = time.monotonic()
             say(f"{'a private engine' if engine.private else 'the engine of this machine'}; making images")
-            images.make(engine)
+            if not chosen.as_is:
+                images.make(engine)
             say(f"images are there after {time.monotonic() - begun:.0f} s")
             if chosen.images:
                 return 0

@@ -129,12 +129,10 @@ class Stack:
             member.heal()
 
     async def whole(self) -> None:
-        """Wait until every container is healthy, and every group has one master and all members in sync."""
+        """Wait until every container does its work, and every group has one master and all members in sync."""
         deadline = time.monotonic() + WHOLE_S
         while True:
-            missing = [
-                text for text in await asyncio.to_thread(lambda: [member.trouble() for member in self.members]) if text
-            ]
+            missing = [text for text in await asyncio.gather(*(member.unready() for member in self.members)) if text]
             missing = missing or [text for text in [await self._missing_in(group) for group in GROUPS] if text]
             if not missing:
                 return

@@ -41,7 +41,9 @@ def send():
 
 
 def receive():
-    consumer = SimpleConsumer(ClientConfiguration(ENDPOINT, Credentials()), LAST, {TOPIC: FilterExpression()}, await_duration=5)
+    consumer = SimpleConsumer(
+        ClientConfiguration(ENDPOINT, Credentials()), LAST, {TOPIC: FilterExpression()}, await_duration=5
+    )
     consumer.startup()
     say(started=True)
     while not stop.is_set():

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 from tests.integration.command import Ended
 from tests.integration.etcd import EtcdCluster
@@ -42,13 +41,13 @@ class Runbook:
         found = []
         for line in BLOCKS[block]:
             print(f"$ {line}")
-            ended = await asyncio.to_thread(self._perform, line)
+            ended = await asyncio.to_thread(self.perform, line)
             if ended is not None:
                 print(ended.out + ended.err)
                 found.append(ended)
         return found
 
-    def _perform(self, line: str) -> Ended | None:
+    def perform(self, line: str) -> Ended | None:
         words = shlex.split(line)
         match words:
             case ["ssh", machine, "sudo", *rest]:
@@ -104,8 +103,10 @@ class Runbook:
 
     def _start(self, member: int) -> None:
         process = self.made.members.get(member)
-        if process is not None and process.process.poll() is None:
-            return
+        if process is not None:
+            if process.process.poll() is None:
+                return
+            process.kill()  # its output is closed
         self.made.env = self._defaults.get(member, {})
         try:
             self.made.start(member, *self._options.get(member, ()))
@@ -131,7 +132,7 @@ class Runbook:
     def _etcdctl(self, words: list[str]) -> Ended:
         assert self._etcd is not None
         done = subprocess.run(
-            ["etcdctl", *words],
+            ["etcdctl", *(word.replace("/orders/", "/group-a/") for word in words)],
             env={**os.environ, "ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": self._etcd.addresses},
             capture_output=True,
             text=True,
@@ -139,7 +140,3 @@ class Runbook:
         )
         assert done.returncode == 0, done
         return Ended(done.returncode, done.stdout, done.stderr)
-
-
-def data_of(etcd: EtcdCluster, folder: Path) -> list[Path]:
-    return [folder / "etcd" / member.name for member in etcd.members]

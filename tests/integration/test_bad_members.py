@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kourou.core import wire
-from kourou.core.errors import BadRequest, KourouError, LimitExceeded, ReplicaRefused
+from kourou.core.errors import BadRequest, KourouError, LimitExceeded, NotMaster, ReplicaRefused
 from kourou.core.wire import Code
 from kourou.transport.connection import Connection
 from tests.integration.etcd import needs_etcd
@@ -308,3 +308,49 @@ async def test_two_processes_of_one_id_in_a_group_that_elects(tmp_path: Path) ->
                     await settled(made, 0, 1, 2)
             await made.same(0, 1, 2)
             assert await stored(made, 0, "t", 1) == [b"1", b"2", b"2"]
+
+
+async def test_a_made_up_epoch_ends_a_term_and_no_more(tmp_path: Path) -> None:
+    """Static: whoever is believed to be a member and knows a higher epoch ends the term. Nothing is lost; an operator promotes
+    one again, a second time if the other one heard of the higher epoch first."""
+    with group(tmp_path, *ALL) as made:
+        await pair(made)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=1)
+            async with client.producer(deadline_s=60) as producer:
+                await producer.send("t", b"1")
+                await made.same(0, 1)
+                async with forger(made, 0) as one:
+                    with pytest.raises(NotMaster):
+                        await one.hello(epoch=5_001)
+                await made.until(0, lambda facts: facts["role"] == "slave")
+                sending = asyncio.create_task(producer.send("t", b"2"))
+                async with asyncio.timeout(LIMIT_S):
+                    while not sending.done():
+                        if (await made.status(1))["role"] == "slave":
+                            await made.promote(1)
+                        await asyncio.sleep(0.1)
+                await sending
+                await made.in_sync(1, 0)
+        assert (await made.same(0, 1))["epoch"] > 5_001
+        for member in (0, 1):
+            assert await stored(made, member, "t", 1) == [b"1", b"2"]
+
+
+@needs_etcd
+async def test_a_made_up_epoch_does_not_depose_an_elected_master_for_good(tmp_path: Path) -> None:
+    """etcd knows of no such epoch: the group is led again at once, without anybody's help."""
+    with elected(tmp_path) as (made, _):
+        master = await start(made, 0, 1, 2)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=1)
+            async with client.producer(deadline_s=60) as producer:
+                await producer.send("t", b"1")
+                for number, epoch in enumerate((U32, 900_000, 5)):
+                    async with forger(made, master) as one:
+                        with pytest.raises((NotMaster, ReplicaRefused)):
+                            await one.hello(epoch=epoch, session=number)
+                    master = await settled(made, 0, 1, 2)
+                    await producer.send("t", b"2")
+        assert (await made.same(0, 1, 2))["epoch"] <= 5
+        assert await stored(made, master, "t", 1) == [b"1", b"2", b"2", b"2"]

@@ -1,4 +1,4 @@
-"""The workload of the chaos runs, on one node that is killed once: it finds its way back, drains, and its history is clean."""
+"""The workload of the chaos runs, on one node that is killed once: it goes on, drains, and its history is clean."""
 
 from __future__ import annotations
 

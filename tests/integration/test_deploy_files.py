@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -96,14 +97,73 @@ def test_the_compose_file() -> None:
     read = compose()
     services = {name: service for name, service in read["services"].items() if name != "cli"}
     roles = [service["labels"]["kourou.role"] for service in services.values()]
-    assert sorted(roles) == ["broker", "broker", "nameserver", "nameserver", "proxy"]
+    assert [roles.count(role) for role in ("etcd", "nameserver", "broker", "proxy")] == [3, 2, 6, 1]
     for name, service in services.items():
         assert service["labels"]["prometheus.scrape"] == "true"
         assert (service["hostname"], service["cap_drop"], service["networks"]) == (name, ["ALL"], ["cluster"])
         for volume in service.get("volumes", ()):
             assert volume.partition(":")[0] in read["volumes"]
-    groups = [service["environment"]["KOUROU_NAME"] for service in services.values() if service["command"] == ["broker"]]
-    assert len(set(groups)) == 2
+    brokers = {
+        name: service["environment"] for name, service in services.items() if service["labels"]["kourou.role"] == "broker"
+    }
+    assert len({(given["KOUROU_NAME"], given["KOUROU_BROKER_ID"]) for given in brokers.values()}) == 6
+    for name, given in brokers.items():
+        assert name == f"{given['KOUROU_NAME']}-{given['KOUROU_BROKER_ID']}"
+        assert (given["KOUROU_ADVERTISED"], given["KOUROU_OFFICIAL_ADVERTISED"]) == (f"{name}:10911", f"{name}:8081")
+        assert services[name]["volumes"] == [f"{name}:/data"]  # none is shared
+    assert len({frozenset(set(given.items()) - _own(given)) for given in brokers.values()}) == 1
+
+
+def _own(given: dict[str, str]) -> set[tuple[str, str]]:
+    """What differs from member to member."""
+    return {
+        (name, value)
+        for name, value in given.items()
+        if name in ("KOUROU_NAME", "KOUROU_BROKER_ID") or name.endswith("ADVERTISED")
+    }
+
+
+@pytest.mark.parametrize("name", ["broker-a-0", "broker-b-2"])
+def test_brokers_understand_what_the_compose_file_tells_them(name: str) -> None:
+    given = compose()["services"][name]["environment"]
+    env = {key: value for key, value in environment().items() if not key.startswith("KOUROU_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "kourou.cli", "broker", "--print-config"],
+        env={**env, "KOUROU_HOST": "0.0.0.0", **given}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for option in given:
+        shown = option.removeprefix("KOUROU_").lower().replace("_", "-")
+        assert re.search(rf"^{shown} .*{option}", done.stdout, re.MULTILINE), (option, done.stdout)
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
+def test_compose_takes_the_file() -> None:
+    for files in ([DEPLOY / "docker-compose.yml"], [DEPLOY / "docker-compose.yml", ROOT / "tests/docker/chaos.yml"]):
+        given = [part for file in files for part in ("--file", str(file))]
+        done = subprocess.run(["docker-compose", *given, "config", "--quiet"], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("answer", "status"), [("200 OK", 0), ("503 Service Unavailable", 1), ("", 1), (None, 1)])
+def test_the_health_check_of_the_image(answer: str | None, status: int) -> None:
+    """With a server that says this; with an empty answer; with none."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        if answer is None:
+            listening.close()
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(DEPLOY / "healthcheck.py")],
+            env={"KOUROU_HTTP_PORT": str(port)}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        if answer is not None:
+            listening.settimeout(30)
+            connection, _ = listening.accept()
+            with connection:
+                assert connection.recv(4096).startswith(b"GET /readyz HTTP/1.1\r\n")
+                connection.sendall(f"HTTP/1.1 {answer}\r\n\r\n".encode() if answer else b"")
+        said, _ = process.communicate(timeout=30)
+    assert (process.returncode, said.startswith("not ready")) == (status, status != 0)
 
 
 def test_what_the_image_is_made_of_is_there() -> None:

@@ -296,6 +296,60 @@ async def test_one_copy_is_enough_where_min_isr_says_so(tmp_path: Path) -> None:
             assert await stored(made, 1, "t", 1) == [b"both", b"one", b"again"]
 
 
+async def test_a_shortage_degrades_where_that_is_wanted(tmp_path: Path) -> None:
+    """min_isr 2, and the master alone: sends go on, the log and the status say so, until the slave has caught up."""
+    with group(tmp_path, *ALL, "--on-shortage", "degrade") as made:
+        await pair(made)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=1)
+            async with client.producer(deadline_s=60) as producer:
+                await producer.send("t", b"both")
+                made.kill(1)
+                await producer.send("t", b"one")
+                facts = await made.until(0, lambda facts: facts["replication"]["degraded"])
+                assert facts["replication"]["set"] == [0]
+                await asyncio.to_thread(made.start, 1)
+                await made.in_sync(0, 1)
+                assert not (await made.status(0))["replication"]["degraded"]
+                await producer.send("t", b"again")
+            await made.same(0, 1)
+            assert await stored(made, 1, "t", 1) == [b"both", b"one", b"again"]
+        said = made.members[0].output()
+        assert '"event": "degraded"' in said
+        assert said.index('"event": "degraded"') < said.rindex('"event": "not_degraded_any_more"')
+
+
+async def test_a_learner_gets_everything_and_never_counts(tmp_path: Path) -> None:
+    with group(tmp_path, *ALL) as made:
+        await pair(made)
+        await asyncio.to_thread(made.start, 2, "--learner")
+
+        def is_there(facts: dict[str, Any]) -> bool:
+            return any(one["broker_id"] == 2 and one["streaming"] for one in facts["replication"]["slaves"])
+
+        await made.until(0, is_there)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=1)
+            async with client.producer(deadline_s=60) as producer, client.producer(deadline_s=2) as hasty:
+                await producer.send("t", b"all")
+                await made.same(0, 1, 2)
+                facts = (await made.status(0))["replication"]
+                assert facts["set"] == [0, 1]
+                assert {one["broker_id"]: one["learner"] for one in facts["slaves"]} == {1: False, 2: True}
+                learner = (await made.status(2))["replication"]
+                assert (learner["learner"], learner["in_sync"]) == (True, False)
+                made.freeze(2)
+                await producer.send("t", b"without")  # nobody waits for it
+                made.thaw(2)
+                made.kill(1)
+                await made.until(0, lambda facts: facts["replication"]["set"] == [0])
+                with pytest.raises(NotEnoughReplicas):  # it does not count
+                    await hasty.send("t", b"never")
+                assert (await made.status(0))["replication"]["eligible"] == [1]
+            await made.same(0, 2)
+            assert await stored(made, 2, "t", 1) == [b"all", b"without"]
+
+
 async def test_a_living_master_hands_over(tmp_path: Path) -> None:
     """Promotion with the old master there: it steps down and follows; nothing is lost, sent twice, or refused for good."""
     with group(tmp_path, *ALL) as made:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-
 PLAIN, DELAYED, HALF = "plain", "delayed", "half"
 
 

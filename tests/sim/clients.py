@@ -196,7 +196,6 @@ class Producer:
         else:
             world.timeline.after_ms(world.random.choice((10, 50, 300)), self._try)
 
-
     def _settled(self, sent: Sent, answer: object) -> None:
         self._rest()
 

@@ -64,6 +64,4 @@ def read_content(data: bytes) -> Content | Records | None:
         for block in frame.property_blocks(data, PREFIX_SIZE, header):
             sources += [decode_source(value) for field, value in iterate_fields(block) if field == Field.SOURCE]
     queue = frame.queue_key(prefix.incarnation, header) & QUEUE_BITS
-    return Content(
-        prefix.log_offset, queue, prefix.queue_offset, prefix.store_ms, names, tuple(due or ()), tuple(sources)
-    )
+    return Content(prefix.log_offset, queue, prefix.queue_offset, prefix.store_ms, names, tuple(due or ()), tuple(sources))

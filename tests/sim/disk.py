@@ -185,6 +185,9 @@ class SimFile:
         self._alive()
         return bytes(self.node.written[offset : offset + size])
 
+    def forget(self, offset: int, size: int) -> None:
+        """It knows no memory."""
+
     def read_cached(self, offset: int, size: int) -> bytes | None:
         data = self.read(offset, size)
         return data if self._disk.cached and len(data) == size else None

@@ -13,7 +13,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from kourou.broker.machines.coordination import Txn, Value
+from kourou.broker.machines.coordination import Put, Txn, Value
 from kourou.broker.machines.election import (
     AskPledges,
     Candidate,
@@ -34,7 +34,7 @@ from kourou.broker.machines.election import (
     Transact,
     Wait,
 )
-from kourou.broker.machines.electionstate import Keys
+from kourou.broker.machines.electionstate import GroupState, Keys, state_of
 from kourou.broker.machines.elector import Elector
 from kourou.broker.store.incarnation import Incarnations
 from tests.sim.coordination import Truth
@@ -65,13 +65,25 @@ class Etcd:
         self._timeline = timeline
         self._network = network
         self._random = random
+        self._under_way: dict[int, Txn] = {}  # sent, and not there yet
+        self._number = 0
         self._watchers: dict[int, Callable[[tuple[Value, ...]], None]] = {}
 
     def watch(self, replica: int, show: Callable[[tuple[Value, ...]], None]) -> None:
         self._watchers[replica] = show
 
+    def states_under_way(self) -> list[GroupState]:
+        """What may still become the state of the group."""
+        writes = [write for txn in self._under_way.values() for write in txn.writes]
+        return [state_of(write.value) for write in writes if isinstance(write, Put) and write.key == KEYS.state]
+
     def transact(self, replica: int, txn: Txn, done: Callable[[object], None]) -> None:
+        self._number += 1
+        number = self._number
+        self._under_way[number] = txn
+
         def arrive() -> None:
+            del self._under_way[number]
             if self.away or self._random.random() < 0.02:
                 return
             written = len(self.truth.written)
@@ -129,9 +141,7 @@ class Electing:
         process.adopt_incarnation(nonce)
         options = ElectionOptions(min_isr=settings.min_isr, ack_all=settings.ack_all, found=found)
         if settings.unclean:  # all of it faster: anybody may take over after ten times the lease
-            options = replace(
-                options, lease_ms=1_300, renew_ms=200, leader_change_ms=100, successor_ms=100, unclean=True
-            )
+            options = replace(options, lease_ms=1_300, renew_ms=200, leader_change_ms=100, successor_ms=100, unclean=True)
         self.elector = Elector(me, KEYS, options, rng=process.random)
         etcd.watch(process.replica, self._show)
         self._tick()

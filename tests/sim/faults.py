@@ -83,7 +83,8 @@ class Faults:
             others = [h for h in world.hosts if h is not host and h.replica not in world.lost and self._has_base(h)]
         if world.settings.failover:
             state = world.group_state()
-            return state is not None and any(other.replica in (*state.sss, *state.elr) for other in others)
+            states = [] if state is None else [state, *world.etcd.states_under_way()]  # that one leaves may be under way
+            return any(states and all(h.replica in (*s.sss, *s.elr) for s in states) for h in others)
         if host.replica == world.operator.named:  # and nobody else has met its epoch: static mode can't go on without it
             others = [other for other in others if world.operator.knows_epoch(other)]
         return bool(others)
@@ -197,6 +198,7 @@ class Faults:
                 return _nothing
             case settings.WALL:
                 host.clock.jump_wall(fault.amount)
+                world.truth.folded.clocks_jump = True
                 return _nothing
         return None
 
@@ -241,7 +243,7 @@ class Faults:
         name = names[fault.amount // 2 % len(names)]
         node = host.disk.names[name]
         at = fault.amount * 7919 % len(node.written)
-        self._world.saw(f"bit rot: in an {'index' if wanted == '.idx' else 'segment'}")
+        self._world.saw(f"bit rot: in {'an index' if wanted == '.idx' else 'a segment'}")
         if wanted == ".idx":
             host.disk.flip(name, at)
             return _nothing

@@ -1,6 +1,6 @@
 """What must hold after every event: one function for each invariant of docs/simulation.md, with its number.
 
-They are asked about one host, after something happened in its process. ``Truth`` (truth.py) is everything that was ever confirmed.
+They are asked about one host, after something happened in its process. ``Truth`` is everything that was ever confirmed.
 """
 
 from __future__ import annotations

@@ -5,13 +5,9 @@ They are changes of one rule each, made on the classes and functions of the prod
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from types import ModuleType
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 from kourou.broker.machines import electionrules, history
 from kourou.broker.machines.electedmaster import ElectedMaster
@@ -24,33 +20,8 @@ from kourou.broker.machines.replicationmaster import ReplicationMaster
 from kourou.broker.machines.replicationslave import ReplicationSlave
 from kourou.broker.store.epochs import Epochs
 from kourou.broker.store.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    name: str
-    seeds: int  # the budget
-    target: Any
-    attribute: str
-    replacement: Any
-    failover: bool = False
-    full: bool = False
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for place in _places(self.target, self.attribute):
-                stack.enter_context(mock.patch.object(place, self.attribute, self.replacement))
-            yield
-
-
-def _places(target: Any, attribute: str) -> list[Any]:
-    """A function of a module is replaced wherever it was imported to."""
-    if not isinstance(target, ModuleType):
-        return [target]
-    original = getattr(target, attribute)
-    loaded = [module for name, module in list(sys.modules.items()) if name.startswith(("kourou.broker.", "tests.sim."))]
-    return [module for module in loaded if vars(module).get(attribute) is original]
+from tests.sim.fullmutants import FULL_MUTANTS
+from tests.sim.mutant import Mutant
 
 
 def _no_truncation(follower: History, follower_end: int, master: History, master_end: int) -> int | None:
@@ -191,4 +162,5 @@ MUTANTS = (
         "a member has left before it is decided", 200, ElectedMaster, "_leave", _leave_before_it_is_decided, failover=True
     ),
     Mutant("a takeover does not raise the epoch", 10, electionrules, "taken_over", _forget_others, failover=True),
+    *FULL_MUTANTS,
 )

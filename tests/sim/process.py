@@ -20,6 +20,7 @@ from kourou.broker.store import fullcopy, snapshot
 from kourou.broker.store.checked import CheckedFrame
 from kourou.broker.store.columns import FrameFacts
 from kourou.broker.store.copying import cut_back
+from kourou.broker.store.epochs import PART as EPOCHS_PART
 from kourou.broker.store.files import Files
 from kourou.broker.store.fullcopy import Copy
 from kourou.broker.store.recovery import INDEX_PART, open_store
@@ -313,7 +314,7 @@ class Process:
         if offset <= store.snapshot_offset or store.snapshot_offset > self.confirmed:
             return
         captured = self.state.parts()
-        parts: dict[str, list[bytes]] = {INDEX_PART: store.index.export_open()}
+        parts: dict[str, list[bytes]] = {INDEX_PART: store.index.export_open(), EPOCHS_PART: [store.epochs.encode()]}
         parts.update({name: list(slices) for name, slices in captured.items()})
         self.sync()
         snapshot.write(self.files, offset, snapshot.encode(offset, parts))
@@ -424,9 +425,7 @@ class Process:
             assert isinstance(content, Content), "metadata was read as messages"
             assert not content.waits, f"23: what waits beside queue {content.queue} was read"
             names += [
-                (number, name)
-                for number, name in enumerate(content.names, prefix.queue_offset)
-                if number >= queue_offset
+                (number, name) for number, name in enumerate(content.names, prefix.queue_offset) if number >= queue_offset
             ]
         reply(Stored(tuple(names), plan.next_offset))
 

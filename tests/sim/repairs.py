@@ -100,7 +100,7 @@ class Repairs:
             self._halts_ms = now_ms
         if now_ms - self._halts_ms < 3_000:
             return
-        if any(not host.powered for host in world.hosts) or world.etcd.away:
+        if world.etcd.away:
             return
         for host in world.hosts:  # whoever has not stopped by itself
             if host.process is not None:

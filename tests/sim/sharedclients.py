@@ -94,9 +94,7 @@ class SharedConsumer:
             elif not isinstance(answer, KourouError) and answer != "settled before":
                 world.clients.shared.append(Acknowledged(self.name, receipt, sent_us, world.timeline.now_us))
 
-        self._clients.call(
-            world.directory.master(), lambda process, reply: process.settle(GROUP, receipt, reply), done
-        )
+        self._clients.call(world.directory.master(), lambda process, reply: process.settle(GROUP, receipt, reply), done)
 
     def _put_off(self, held: Held, *, renew: bool) -> None:
         world, receipt = self._world, held.receipt

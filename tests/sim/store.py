@@ -8,6 +8,7 @@ from random import Random
 
 from kourou.broker.store import snapshot
 from kourou.broker.store.columns import check_columns
+from kourou.broker.store.epochs import PART
 from kourou.broker.store.files import Files
 from kourou.broker.store.recovery import INDEX_PART, Recovered, open_store
 from kourou.broker.store.store import Appended, CheckedFrame, Store, StoreConfig
@@ -82,7 +83,7 @@ class Opened:
     def snapshot(self, state: bytes = b"") -> None:
         self.sync()
         offset = self.store.end_offset
-        parts = {INDEX_PART: self.store.index.export_open(), "state": [state]}
+        parts = {INDEX_PART: self.store.index.export_open(), PART: [self.store.epochs.encode()], "state": [state]}
         snapshot.write(self.files, offset, snapshot.encode(offset, parts))
         self.store.snapshot_offset = offset
 

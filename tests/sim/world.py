@@ -75,7 +75,8 @@ class World:
         while self.timeline.now_ms < self.settings.faults_end_ms:
             self.step()
         self.faults.heal()
-        if self.settings.full:
+        if self.settings.full and not self.settings.true_clocks:
+            self.truth.folded.clocks_jump = True
             for host in self.hosts:
                 host.clock.set_right()
         self.heal()

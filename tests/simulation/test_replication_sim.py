@@ -7,20 +7,21 @@ from dataclasses import replace
 import pytest
 
 from tests.sim import settings
-from tests.sim.mutants import MUTANTS, Mutant
+from tests.sim.mutant import Mutant
+from tests.sim.mutants import MUTANTS
 from tests.sim.outcome import run, run_seed, shrink
-from tests.sim.run import kept_seeds
+from tests.sim.run import fresh, kept_seeds
 from tests.sim.settings import Fault, draw
 from tests.sim.world import World
 
-SEEDS = range(16)
+SEEDS = range(20)
 BUDGET_MAX = 40  # of seeds for a mutant; the rest of its budget is for ``make sim``
 
 
-@pytest.mark.parametrize(("seed", "failover"), sorted({*kept_seeds(), *((seed, seed % 2 == 1) for seed in SEEDS)}))
-def test_a_group_keeps_its_promises(seed: int, failover: bool) -> None:
-    """``failover``: the group elects its master; else an operator names it."""
-    failure = run_seed(seed, failover=failover).failure
+@pytest.mark.parametrize(("seed", "failover", "full"), sorted({*kept_seeds(), *map(fresh, SEEDS)}))
+def test_a_group_keeps_its_promises(seed: int, failover: bool, full: bool) -> None:
+    """``failover``: the group elects its master; else an operator names it. ``full``: with all kinds of clients."""
+    failure = run_seed(seed, failover=failover, full=full).failure
     assert failure is None, f"seed {seed} at {failure.at_ms} ms: {failure.reason}"
 
 
@@ -40,9 +41,8 @@ def test_a_seed_is_a_run() -> None:
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.seeds <= BUDGET_MAX], ids=lambda m: m.name)
 def test_mutants_are_caught(mutant: Mutant) -> None:
     with mutant.applied():
-        assert any(run_seed(seed, failover=mutant.failover).failure is not None for seed in range(mutant.seeds)), (
-            "it survived"
-        )
+        runs = (run_seed(seed, failover=mutant.failover, full=mutant.full) for seed in range(mutant.seeds))
+        assert any(outcome.failure is not None for outcome in runs), "it survived"
 
 
 def test_a_failure_is_made_small(tmp_path: object) -> None:

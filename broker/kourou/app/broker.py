@@ -191,12 +191,14 @@ class BrokerProcess(BrokerServer):
         epoch: int = 0,
         cut_to: int | None = None,
         anew: tuple[CopyFacts, bytes] | None = None,
+        turned_away: bool = False,
     ) -> None:
-        """Give up the role, and follow."""
+        """Give up the role, and follow. ``turned_away``: whoever was connected is not served any more already."""
         async with self._changing:
             if self.node is not node or self._stopping:
                 return
-            self._turn_away()
+            if not turned_away:
+                self._turn_away()
             if self._official is not None:
                 await self._official.close(grace_s=0.0)
                 self._official = None

@@ -15,11 +15,11 @@ from typing import Any
 
 from kourou.app.broker import BrokerProcess
 from kourou.app.coldstart import boot_id, is_cold
-from kourou.app.member import MemberNode
+from kourou.app.member import MIB, MemberNode
 from kourou.app.options import BrokerOptions
 from kourou.app.slowness import Slowness
 from kourou.broker.edge.etcd import Etcd, EtcdAccess
-from kourou.broker.edge.members import MemberHandlers
+from kourou.broker.edge.members import MemberHandlers, refusing
 from kourou.broker.edge.replication import dial, is_refused
 from kourou.broker.machines.electedmaster import ElectedMaster, SetWanted
 from kourou.broker.machines.election import Candidate, ElectionOptions
@@ -47,6 +47,7 @@ ETCD_PORT = 2379
 LEAVE_S = 5.0
 DRAIN_S = 2.0
 DRAIN_PAUSE_S = 0.005
+LINGER_S = 0.1  # connections of those who have sent something to a master that has handed over
 PROMOTE_S = 20.0
 PROMOTE_PAUSE_S = 0.02
 PLEDGE_S = 0.4
@@ -101,9 +102,11 @@ class ElectedNode(MemberNode):
             log=self._log,
             on_step_down=on_step_down,
             refused=refused,
+            catchup_bytes_s=options.catchup_mib_s * MIB,
             on_wanted=partial(self.on_wanted, term.epoch),
         )
         self.master.moved = self.journal.moved
+        self.master.on_damaged = self.on_damaged
         self._attach(self.journal, self.master)
         return self.master
 
@@ -136,6 +139,7 @@ class FailoverProcess(BrokerProcess):
         node.nonce = self._nonce
         node.leads = lambda: self._election is not None and self._election.leads()
         node.on_wanted = self._set_wanted
+        node.on_damaged = self._log_damaged
         return node
 
     # ---- start and stop
@@ -255,6 +259,11 @@ class FailoverProcess(BrokerProcess):
         await bound("data plane", endpoint, self._server.listen(endpoint.host, endpoint.port))
         self.log.info("listening_again", port=self.port)
 
+    def _log_damaged(self, reason: str) -> None:
+        """It goes on as a slave, and never leads again before it is restarted."""
+        if self._election is not None:
+            self._election.faulty(reason)
+
     def disk_failed(self, reason: str) -> None:
         if self._election is not None:
             self._election.faulty(reason)
@@ -267,9 +276,14 @@ class FailoverProcess(BrokerProcess):
         if node.master is None:
             return
         node.master.machine.over = True
-        self._turn_away()
+        if isinstance(node.master, ElectedReplication) and node.master.drained:
+            assert self._server is not None
+            self._serve(refusing(self._members.table(), self._not_master))
+            self._server.see_off("this broker has handed over", linger_s=LINGER_S)
+        else:
+            self._turn_away()
         if not self._stopping:
-            self._spawn(self._reopen(node))
+            self._spawn(self._reopen(node, turned_away=True))
 
     async def quiet(self) -> Position:
         while True:
@@ -336,13 +350,15 @@ class FailoverProcess(BrokerProcess):
         master.draining = True
         for _ in range(round(DRAIN_S / DRAIN_PAUSE_S)):
             if master.has_everything(to):
+                await asyncio.sleep(DRAIN_PAUSE_S)  # who waited for it is answered
+                master.drained = True
                 return True
             await asyncio.sleep(DRAIN_PAUSE_S)
         return False
 
     def resume(self) -> None:
         if isinstance(self.node.master, ElectedReplication):
-            self.node.master.draining = False
+            self.node.master.draining = self.node.master.drained = False
 
     async def ask_pledge(self, replica: int, address: str, epoch: int) -> bool:
         try:

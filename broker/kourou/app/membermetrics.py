@@ -26,6 +26,8 @@ def master_metrics(node: MemberNode) -> Iterator[Metric]:
     yield family.gauge("kourou_confirm_offset", "Log offset below which everything is confirmed", node.journal.confirmed)
     yield family.gauge("kourou_sync_state_set", "Members in sync, the master counted", len(machine.set_members()))
     yield family.gauge("kourou_sync_state_set_short", "1 while sends are refused for lack of members", machine.short)
+    yield family.gauge("kourou_degraded", "1 while fewer members than min_isr acknowledge sends", machine.degraded)
+    yield family.gauge("kourou_log_damaged", "1 when slaves can't be sent the log", node.master.damaged is not None)
     yield family.counter("kourou_replicated_out_bytes", "Bytes of the log sent to slaves", node.master.bytes_out)
     rows = [((str(s.member.replica),), float(machine.end - s.appended)) for s in machine.sessions() if s.streaming]
     yield family.gauges("kourou_slave_behind_bytes", "Bytes of the log that a slave lacks", ("broker_id",), rows)

@@ -34,7 +34,7 @@ def check(history: History) -> Verdict:
     }
     owed: dict[str, list[str]] = {}
     for send in history.sends:
-        if send.span.ok and send.fate in OWED:
+        if send.span.ok and send.fate in OWED and send.topic not in history.unended:
             owed.setdefault(send.topic, []).append(send.body)
     if history.runs and not any(send.span.ok for send in history.sends):
         verdict.faults.append("nothing was ever acknowledged")

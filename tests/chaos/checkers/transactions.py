@@ -39,6 +39,7 @@ def check(history: History) -> Verdict:
             verdict.faults.append(f"visible: {body} was {ended}, and came to {seen.group}")
         elif seen is not None and seen.at < min(one.span.invoked for one in commits):
             verdict.faults.append(f"visible: {body} came to {seen.group} before anybody committed it")
-        for name in sorted(groups[send.topic] - seen_by[body]) if committed else ():
+        judged = committed and send.topic not in history.unended
+        for name in sorted(groups[send.topic] - seen_by[body]) if judged else ():
             verdict.faults.append(f"hidden: {body} was committed, and never came to {name}")
     return verdict

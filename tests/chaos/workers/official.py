@@ -32,12 +32,12 @@ from rocketmq import (
     TransactionResolution,
 )
 
-from tests.chaos.journal import Journal, told
+from tests.chaos.journal import Journal, words
 from tests.chaos.workers.plan import CHECKED, FATES, INVISIBLE_S, LANES, PUSHED, Plan, body_of, fate_of
 
 AWAIT_S = 1  # the client asks one queue at a time, at random
-# Each of its threads whose ack can't be told to the very address that the message came from tries so for ever: a push consumer
-# that read at a broker which does not come back stands still until somebody starts it anew.
+# Each of its threads whose ack can't be told to the very address that the message came from tries so for ever: a push
+# consumer that read at a broker which does not come back stands still until somebody starts it anew.
 PUSH_STAY_S = (10.0, 25.0)
 RESOLUTION = {
     "commit": TransactionResolution.COMMIT,
@@ -67,7 +67,7 @@ class Official:
                 print("running", flush=True)
 
     def complain(self, who: str, error: BaseException) -> None:
-        print(f"{who}: {told(error)}", file=sys.stderr, flush=True)
+        print(f"{who}: {words(error)}", file=sys.stderr, flush=True)
 
     def started(self, who: str, make):
         """A client, however long the server is away; None when it is too late."""

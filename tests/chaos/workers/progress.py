@@ -40,33 +40,53 @@ class Progress:
     quiet: set[str] = field(default_factory=set)  # processes whose producers have ended
     received_count: int = 0
     _tails: dict[Path, Tail] = field(default_factory=dict)
-    _under_way: dict[tuple[Path, int], dict[str, Any]] = field(default_factory=dict)
-    _owed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by topic
-    _settled: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by group
+    _under_way: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    _missing: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by group
+    _early: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # settled before the send's end was read
 
-    def read(self) -> None:
-        for file in self.directory.glob(f"*-{self.run}-*.jsonl"):
-            for line in self._tails.setdefault(file, Tail(file)).fresh():
-                match line["e"]:
-                    case "invoke":
-                        self._under_way[file, line["n"]] = line
-                    case "ok" | "refused" | "unknown":
-                        self._ended(self._under_way.pop((file, line["n"])), line)
-                    case "quiet":
-                        self.quiet.add(file.name.partition("-")[0])
+    def read(self, *names: str) -> None:
+        """What these processes have written meanwhile."""
+        for name in names:
+            for file in self.directory.glob(f"{name}-{self.run}-*.jsonl"):
+                for line in self._tails.setdefault(file, Tail(file)).fresh():
+                    self.take(name, line)
+
+    def take(self, name: str, line: dict[str, Any]) -> None:
+        """One line of a process."""
+        match line["e"]:
+            case "invoke":
+                self._under_way[name, line["n"]] = line
+            case "ok" | "refused" | "unknown":
+                self._ended(self._under_way.pop((name, line["n"])), line)
+            case "quiet":
+                self.quiet.add(name)
 
     def _ended(self, invoked: dict[str, Any], ended: dict[str, Any]) -> None:
         match invoked["f"]:
             case "send" if ended["e"] == "ok" and invoked["fate"] in OWED:
-                self._owed[invoked["topic"]].add(invoked["body"])
+                for group in self.groups.values():
+                    if group.topic == invoked["topic"]:
+                        self._owed(group.name, invoked["body"])
             case "receive":
                 self.received_count += 1
-                if (group := self.groups[invoked["group"]]).shape != "shared":
-                    self._settled[group.name].update(one["body"] for one in ended["got"])
+                if self.groups[invoked["group"]].shape != "shared":
+                    for one in ended["got"]:
+                        self._settled(invoked["group"], one["body"])
             case "ack" if ended["e"] != "refused":
-                self._settled[invoked["group"]].add(invoked["body"])
+                self._settled(invoked["group"], invoked["body"])
+
+    def _owed(self, group: str, body: str) -> None:
+        if body in self._early[group]:
+            self._early[group].discard(body)
+        else:
+            self._missing[group].add(body)
+
+    def _settled(self, group: str, body: str) -> None:
+        if body in self._missing[group]:
+            self._missing[group].discard(body)
+        else:
+            self._early[group].add(body)
 
     def missing(self) -> dict[str, int]:
         """How many messages each group still lacks."""
-        lacks = {group.name: len(self._owed[group.topic] - self._settled[group.name]) for group in self.groups.values()}
-        return {name: count for name, count in lacks.items() if count}
+        return {group: len(bodies) for group, bodies in self._missing.items() if bodies}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from kourou.client import KourouError, OutcomeUnknown
 from kourou.core.errors import FlushFailed, InternalError
-from tests.chaos.journal import Journal, told
+from tests.chaos.journal import Journal, words
 from tests.chaos.workers.plan import Plan
 
 AGAIN_S = 0.5
@@ -44,7 +44,7 @@ class Setting:
             except (KourouError, OSError, TimeoutError) as error:
                 complain(who, error)
             except Exception as error:
-                self.journal.note("broken", who=who, error=told(error))
+                self.journal.note("broken", who=who, error=words(error))
                 complain(who, error)
             else:
                 continue
@@ -57,7 +57,7 @@ def is_unknown(error: KourouError) -> bool:
 
 
 def complain(who: str, error: BaseException) -> None:
-    print(f"{who}: {told(error)}", file=sys.stderr, flush=True)
+    print(f"{who}: {words(error)}", file=sys.stderr, flush=True)
 
 
 async def came(event: asyncio.Event, seconds: float) -> bool:

@@ -77,6 +77,17 @@ def test_a_killed_worker_s_file_can_be_read(tmp_path: Path) -> None:
     ]
 
 
+def test_of_a_run_without_an_end_nothing_is_called_lost(tmp_path: Path) -> None:
+    journal = run(tmp_path)
+    journal.ok(journal.invoke("p", "send", body="b", **SEND))
+    assert check(tmp_path).faults == ["run r has no end: it was killed, or goes on; nothing is known about what was lost"]
+    journal.note("end", drained=False)
+    assert check(tmp_path).faults == [
+        "run r was not drained in its time",
+        "lost: b was acknowledged (None) and never came to g",
+    ]
+
+
 def test_several_processes_make_one_history(tmp_path: Path) -> None:
     run(tmp_path).note("end", drained=True)
     other = Journal(tmp_path, "official", "r")
@@ -104,13 +115,13 @@ def test_streams_have_what_they_were_handed(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     progress = Progress(tmp_path, "r", {"g": Group("g", "t", "stream")})
     number = journal.invoke("p", "send", body="a", **SEND)
-    progress.read()
+    progress.read("native")
     assert progress.missing() == {}
     journal.ok(number)
-    progress.read()
+    progress.read("native")
     assert progress.missing() == {"g": 1}
     deliver(journal, {"body": "a"})
-    progress.read()
+    progress.read("native")
     assert progress.missing() == {}
     assert progress.received_count == 1
 
@@ -120,13 +131,13 @@ def test_shared_groups_have_what_is_acknowledged(tmp_path: Path) -> None:
     progress = Progress(tmp_path, "r", {"g": Group("g", "t", "shared")})
     journal.ok(journal.invoke("p", "send", body="a", **SEND))
     deliver(journal, {"body": "a", "handle": "h"})
-    progress.read()
+    progress.read("native")
     assert progress.missing() == {"g": 1}
     journal.refused(journal.invoke("c", "ack", group="g", body="a", handle="h"), ValueError("too late"))
-    progress.read()
+    progress.read("native")
     assert progress.missing() == {"g": 1}
     journal.unknown(journal.invoke("c", "ack", group="g", body="a", handle="h"), ValueError("no answer"))
-    progress.read()
+    progress.read("native")
     assert progress.missing() == {}
 
 
@@ -135,10 +146,10 @@ def test_what_is_rolled_back_is_not_waited_for(tmp_path: Path) -> None:
     progress = Progress(tmp_path, "r", {"g": Group("g", "t", "stream")})
     for fate in "rnx":
         journal.ok(journal.invoke("p", "send", body=f"half:{fate}", **{**SEND, "fate": fate}))
-    progress.read()
+    progress.read("native")
     assert progress.missing() == {}
     journal.ok(journal.invoke("p", "send", body="half:u", **{**SEND, "fate": "u"}))
-    progress.read()
+    progress.read("native")
     assert progress.missing() == {"g": 1}
 
 
@@ -146,10 +157,10 @@ def test_processes_say_when_they_send_no_more(tmp_path: Path) -> None:
     journal = begun(tmp_path, "official")
     Journal(tmp_path, "official", "another").note("quiet")
     progress = Progress(tmp_path, "r", {})
-    progress.read()
+    progress.read("official")
     assert progress.quiet == set()
     journal.note("quiet")
-    progress.read()
+    progress.read("official")
     assert progress.quiet == {"official"}
 
 

@@ -25,3 +25,14 @@ def test_what_is_wrong_is_named() -> None:
         "broker a 2 (h:3) is not there, as etcd shows",
         "broker a 1 takes no part in elections: etcd is empty",
     ]
+
+
+def test_a_slave_that_is_not_in_sync() -> None:
+    """Said of one that should be; not of a learner, nor where no master tells who is in its set."""
+    master = {"broker": "a", "broker_id": 0, "role": "master", "epoch": 3, "replication": {"set": [0, 1]}}
+    slaves: list[dict[str, Any]] = [
+        {"broker": "a", "broker_id": n, "role": "slave", "epoch": 3, "replication": {}} for n in (1, 2)
+    ]
+    learner = {"broker": "a", "broker_id": 3, "role": "slave", "epoch": 3, "replication": {"learner": True}}
+    assert troubles([master, *slaves, learner]) == ["broker a 2 is not in sync"]
+    assert troubles(slaves) == []

@@ -42,7 +42,9 @@ from kourou.broker.machines.electionrules import Right, changed, successor_of, t
 from kourou.broker.machines.electionstate import GroupState, Keys, Lease
 from kourou.broker.machines.electorchance import Chance, chance
 from kourou.broker.machines.electorregistration import registration
+from kourou.broker.machines.electorrole import holds, is_registered, leads_in, role_of, set_to_try, why_over
 from kourou.broker.machines.electorterm import SILENT_MS, Term
+from kourou.broker.machines.electortransactions import Transactions
 from kourou.broker.machines.electorview import ElectorView
 
 RETRY_MS = 200
@@ -76,15 +78,16 @@ class Elector:
         self._rng = rng
         self._may_found = may_found
         self._number = 0
+        self._seen: dict[int, int] = {}  # by transaction that is under way: the highest revision when it was sent
         self._look: int | None = None
         self._looked_ms = 0
         self._txn: int | None = None  # over ``state``
         self._sent: GroupState | None = None  # what it writes
         self._tries: dict[int, int] = {}  # to take over: when each was sent
         self._writes: tuple[Put | Delete, ...] = ()  # of the last transaction over ``state``
+        self._transactions = Transactions(me, keys, self.view)
         self._known_sets: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # as replication was told
         self._doubted: str | None = None  # why this process does not belong to what etcd has
-        self._incarnation = 0  # the revision of this process's registration
         self._retry_ms = 0
         self._barred: str | None = None  # why it does not campaign any more
         self._gone: int | None = None  # the epoch whose master's process has ended
@@ -157,6 +160,8 @@ class Elector:
             return
         self.contact_ms = now_ms
         self.view.picture(picture, now_ms=now_ms)
+        if self._lost_history():
+            return
         self._adopted(now_ms)
         if self.phase is Phase.LOOKING:
             self._register(now_ms)
@@ -168,7 +173,7 @@ class Elector:
         self.contact_ms = now_ms
         for value in values:
             self.view.event(value, now_ms=now_ms)
-        if self.view.complete:
+        if self.view.complete and not self._lost_history():
             self._adopted(now_ms)
 
     def done(self, number: int, outcome: Outcome | None, *, now_ms: int) -> None:
@@ -176,6 +181,10 @@ class Elector:
             self._blind_ms = now_ms
         else:
             self.contact_ms = now_ms
+            self.view.answered(outcome.revision, self._seen.get(number, 0))
+        self._seen.pop(number, None)
+        if self._lost_history():
+            return
         term = self.term
         if term is not None and number == term.renewing:
             term.renewing = None
@@ -186,6 +195,17 @@ class Elector:
         elif outcome is not None:  # of an earlier role
             self._learn(outcome, now_ms)
             self._adopted(now_ms)
+        self._lost_history()
+
+    def _lost_history(self) -> bool:
+        """Is etcd older than it was? Revisions only grow; what was decided since is not known to it, so nothing may be built
+        on what it says."""
+        if self.view.gone_back is not None and self.phase is not Phase.OVER:
+            self._halt(
+                f"etcd's data is older than it was: {self.view.gone_back}. It was lost, or restored from a backup: stop all "
+                f"members, delete the group's keys, and start the member that has most with --failover-init"
+            )
+        return self.phase is Phase.OVER
 
     # ---- facts: the rest of the broker
 
@@ -200,7 +220,7 @@ class Elector:
             or log.epoch > state.epoch
             or due is None
             or due.at_ms > now_ms
-            or (self._mod_state(), self._mod_lease()) != self._basis
+            or self._transactions.basis != self._basis
         ):
             self._back(now_ms, "others were faster")
         else:
@@ -319,22 +339,17 @@ class Elector:
     def _register(self, now_ms: int) -> None:
         """Tell the group of this process."""
         self.phase = Phase.REGISTERING
-        keys, me = self._keys, self.me
-        found = registration(me, self.view, self.options, may_found=self._may_found)
+        found = registration(self.me, self.view, self.options, may_found=self._may_found)
         if isinstance(found, str):
             self._look_again(now_ms, found)
             return
         self._doubted = found.doubt
-        writes: tuple[Put | Delete, ...] = (Put(keys.replica(me.replica), found.record.encode()),)
-        if found.state is not None:
-            writes = (*writes, Put(keys.state, found.state.encode()))
-        compare = self._compare(keys.state, keys.replica(me.replica))
-        self._transact_state(Txn(compare, writes, self._all()), found.state)
+        self._transact_state(self._transactions.register(found), found.state)
 
     def _registered(self, now_ms: int) -> None:
-        self._incarnation = self.view.mod(self._keys.replica(self.me.replica))
+        self._transactions.registered()
         self.phase = Phase.FOLLOWER
-        self._note("registered", incarnation=self._incarnation, cold=self.me.cold)
+        self._note("registered", incarnation=self._transactions.incarnation, cold=self.me.cold)
         self._adopted(now_ms)
 
     def _look_again(self, now_ms: int, reason: str) -> None:
@@ -366,7 +381,7 @@ class Elector:
             return
         self._right = due.right
         self._reason = f"{due.evidence}; {due.right.reason}"
-        self._basis = (self._mod_state(), self._mod_lease())
+        self._basis = self._transactions.basis
         self._sent, self._tries = None, {}
         self.phase = Phase.STOPPING
         self._shown = None
@@ -374,27 +389,23 @@ class Elector:
 
     def _take(self, now_ms: int) -> None:
         """Every try compares the same revisions, so one of them is done at most; the lease's sequence says which."""
-        right, me, keys = self._right, self.me, self._keys
-        new = self._sent
+        right, me, new = self._right, self.me, self._sent
         if new is None:
             assert self.view.state is not None
             assert right is not None
             new = taken_over(self.view.state, me.replica, min_isr=self.options.min_isr, lossy=right.lossy, nonce=me.nonce)
         seq = len(self._tries)
         self._tries[seq] = now_ms
-        lease = Lease(new.epoch, me.replica, seq, me.nonce)
-        compare = ((keys.state, self._basis[0]), (keys.lease, self._basis[1]), (keys.replica(me.replica), self._incarnation))
-        writes: tuple[Put | Delete, ...] = (Put(keys.state, new.encode()), Put(keys.lease, lease.encode()))
-        if self.view.op is not None and self.view.op.to == me.replica:
-            writes = (*writes, Delete(keys.op))
-        self._transact_state(Txn(compare, writes, self._all()), new)
+        self._transact_state(self._transactions.take_over(self._basis, new, seq=seq), new)
 
     def _taken(self, now_ms: int) -> None:
         state, lease = self.view.state, self.view.lease
         assert state is not None
         assert lease is not None
         assert self._right is not None
-        self.term = Term(state.epoch, seq=lease.seq, lease_mod=self._mod_lease(), tries=self._tries, options=self.options)
+        self.term = Term(
+            state.epoch, seq=lease.seq, lease_mod=self._transactions.basis[1], tries=self._tries, options=self.options
+        )
         self._known_sets = (state.sss, state.elr)
         self.phase = Phase.MASTER
         self._gone = None
@@ -441,10 +452,7 @@ class Elector:
         return frozenset({*state.sss, *state.elr, *term.doubtful, *maybe} - {self.me.replica})
 
     def _renew(self, term: Term, now_ms: int) -> None:
-        keys, me = self._keys, self.me
-        lease = Lease(term.epoch, me.replica, term.sending(now_ms), me.nonce)
-        compare = ((keys.lease, term.lease_mod), (keys.replica(me.replica), self._incarnation))
-        term.renewing = self._transact(Txn(compare, (Put(keys.lease, lease.encode()),), self._all()))
+        term.renewing = self._transact(self._transactions.renew(term, seq=term.sending(now_ms)))
 
     def _renewal_done(self, term: Term, outcome: Outcome | None, now_ms: int) -> None:
         if outcome is None:
@@ -467,29 +475,21 @@ class Elector:
             return
         if now_ms < self._retry_ms or term.silent(now_ms):
             return  # etcd does not answer; and on pledges nobody new may become eligible
-        wanted = frozenset(state.sss) if term.wanted is None else term.wanted
-        added = {r for r in wanted - set(state.sss) if self._is_current(r, term.incarnations.get(r))}
-        if len(added) < len(wanted - set(state.sss)) and now_ms - self._looked_ms >= self.options.renew_ms:
+        sss, added = set_to_try(self.me, self.view, term, state)
+        if term.wanted is not None and not term.wanted <= sss and now_ms - self._looked_ms >= self.options.renew_ms:
             self._begin_look()  # a registration may have been missed
-        sss = frozenset((set(state.sss) & wanted) | added | {self.me.replica})
-        if sss == frozenset(state.sss) and term.lost_mod != self._mod_state():
+        if sss == frozenset(state.sss) and term.lost_mod != self._transactions.basis[0]:
             self._decided()
             return  # where a change is lost, any write settles it
         new = changed(state, sss, nonce=self.me.nonce)
-        keys = self._keys
-        compare = self._compare(keys.state, *(keys.replica(replica) for replica in sorted(added)))
-        term.doubtful |= frozenset(added)
-        term.lost_mod = self._mod_state()
-        self._transact_state(Txn(compare, (Put(keys.state, new.encode()),), self._all()), new)
-
-    def _is_current(self, replica: int, incarnation: str | None) -> bool:
-        record = self.view.replicas.get(replica)
-        return record is not None and record.incarnation == incarnation
+        term.doubtful |= added
+        term.lost_mod = self._transactions.basis[0]
+        self._transact_state(self._transactions.change(new, added=added), new)
 
     def _decided(self) -> None:
         """What etcd has, and nothing else can come of what was tried."""
         state, term = self.view.state, self.term
-        if state is None or term is None or self._txn is not None or term.lost_mod == self._mod_state():
+        if state is None or term is None or self._txn is not None or term.lost_mod == self._transactions.basis[0]:
             return
         term.doubtful, term.lost_mod, term.unanswered = frozenset(), None, False
         self._known_sets = (state.sss, state.elr)
@@ -530,9 +530,8 @@ class Elector:
         self._effects.append(Drain(to))
 
     def _clear_operation(self) -> None:
-        key = self._keys.op
         if self.view.op is not None:
-            self._transact(Txn(((key, self.view.mod(key)),), (Delete(key),), (key,)))
+            self._transact(self._transactions.forget_operation())
             self.view.op = None
 
     def _release(self, to: int | None, reason: str, now_ms: int) -> None:
@@ -546,25 +545,13 @@ class Elector:
             self._try_release(term, now_ms)
 
     def _try_release(self, term: Term, now_ms: int) -> None:
-        if not self._is_held(term):
+        if not holds(self.me, self.view, term):
             self._released("somebody else has it", now_ms)
             return
         if now_ms >= term.lease_deadline_ms:
             self._released("it is over by itself", now_ms)
             return
-        keys, me = self._keys, self.me
-        lease = Lease(term.epoch, me.replica, term.sending(now_ms), me.nonce, True, term.successor)
-        writes: tuple[Put | Delete, ...] = (Put(keys.lease, lease.encode()),)
-        if self.view.op is not None and self.view.op.kind == "switchover":
-            writes = (*writes, Delete(keys.op))
-        self._transact_state(Txn(self._compare(keys.state, keys.lease), writes, self._all()), None)
-
-    def _is_held(self, term: Term) -> bool:
-        """Is the lease in etcd this term's, and not released?"""
-        state, lease = self.view.state, self.view.lease
-        current = state is not None and state.epoch == term.epoch
-        mine = lease is not None and (lease.epoch, lease.nonce, lease.released) == (term.epoch, self.me.nonce, False)
-        return current and mine
+        self._transact_state(self._transactions.release(term, seq=term.sending(now_ms)), None)
 
     def _released(self, how: str, now_ms: int) -> None:
         self.phase, self.term = Phase.FOLLOWER, None
@@ -586,35 +573,29 @@ class Elector:
         else:
             self._learn(outcome, now_ms)
         self._retry_ms = now_ms
-        state, lease, mine = self.view.state, self.view.lease, self.view.replicas.get(self.me.replica)
         sent, self._sent = self._sent, None
         if self.phase is Phase.REGISTERING:
             doubted, self._doubted = self._doubted, None
             if doubted is not None and outcome.succeeded:
                 self._halt(doubted)
-            elif doubted is None and mine is not None and mine.nonce == self.me.nonce:
+            elif doubted is None and is_registered(self.me, self.view):
                 self._registered(now_ms)
             else:
                 self._register(now_ms)
         elif self.phase is Phase.TAKING:
-            if sent is not None and self._is_mine(state, lease, sent.epoch):
+            if sent is not None and leads_in(self.me, self.view, sent.epoch):
                 self._taken(now_ms)
                 return
             self._back(now_ms, "others were faster")
             self._adopted(now_ms)
         elif self.phase is Phase.RELEASING and self.term is not None:
-            if not self._is_held(self.term):
+            if not holds(self.me, self.view, self.term):
                 self._released("etcd has it", now_ms)
             else:
                 self._try_release(self.term, now_ms)
         else:
             self._adopted(now_ms)
             self._decided()
-
-    def _is_mine(self, state: GroupState | None, lease: Lease | None, epoch: int) -> bool:
-        me = self.me
-        led = state is not None and (state.epoch, state.master) == (epoch, me.replica)
-        return led and lease is not None and (lease.epoch, lease.nonce) == (epoch, me.nonce)
 
     def _wrote(self, revision: int, now_ms: int) -> None:
         """The last transaction over ``state`` was done: the view is as it made it."""
@@ -638,36 +619,25 @@ class Elector:
 
     def _adopted(self, now_ms: int) -> None:
         """The view may have changed: draw what follows from it."""
-        state, lease, mine = self.view.state, self.view.lease, self.view.replicas.get(self.me.replica)
-        if self._incarnation and (mine is None or mine.nonce != self.me.nonce):
-            self._halt(self._displaced(known=mine is not None))
+        if self._transactions.incarnation and not is_registered(self.me, self.view):
+            self._halt(self._displaced(known=self.me.replica in self.view.replicas))
             return
-        term = self.term
+        term, state, lease = self.term, self.view.state, self.view.lease
         if term is not None and self.phase is Phase.MASTER:
-            if state is None or state.epoch != term.epoch or state.master != self.me.replica:
-                other = "nobody" if state is None else f"broker {state.master}, epoch {state.epoch}"
-                self._fall(f"etcd says that the master is {other}", now_ms)
-            elif lease is None or lease.epoch != term.epoch or lease.nonce != self.me.nonce:
-                self._fall("the lease is not this master's any more", now_ms)
-            else:
-                term.committed(lease.seq, self._mod_lease())
-                if self._known_sets != (state.sss, state.elr):  # a member that came back cold has taken itself out
-                    self._decided()
+            over = why_over(self.me, self.view, term)
+            if over is not None:
+                self._fall(over, now_ms)
+                return
+            assert state is not None
+            assert lease is not None
+            term.committed(lease.seq, self._transactions.basis[1])
+            if self._known_sets != (state.sss, state.elr):  # a member that came back cold has taken itself out
+                self._decided()
         elif self.phase is Phase.FOLLOWER:
             self._show_role()
 
     def _show_role(self) -> None:
-        state, lease = self.view.state, self.view.lease
-        broken = self.view.unreadable()
-        if broken is not None or state is None:
-            self._show(Wait(broken or "the group is not in etcd"))
-            return
-        master = state.master
-        record = None if master is None else self.view.replicas.get(master)
-        if master is None or record is None or master == self.me.replica or (lease is not None and lease.released):
-            self._show(Wait(f"there is no master; the last epoch is {state.epoch}"))
-        else:
-            self._show(Follow(state.epoch, master, record.address, state.lossy))
+        self._show(role_of(self.me, self.view))
 
     def _show(self, role: Follow | Wait) -> None:
         shown = (role.epoch, role.master, role.address) if isinstance(role, Follow) else (role.reason,)
@@ -685,6 +655,7 @@ class Elector:
 
     def _transact(self, txn: Txn) -> int:
         self._number += 1
+        self._seen[self._number] = self.view.revision
         self._effects.append(Transact(self._number, txn))
         return self._number
 
@@ -692,20 +663,6 @@ class Elector:
         assert self._txn is None
         self._sent, self._writes = new, txn.writes
         self._txn = self._transact(txn)
-
-    def _compare(self, *keys: str) -> tuple[tuple[str, int], ...]:
-        return tuple((key, self.view.mod(key)) for key in keys)
-
-    def _all(self) -> tuple[str, ...]:
-        """What is read when a comparison fails."""
-        keys = self._keys
-        return (keys.state, keys.lease, keys.op, *(keys.replica(r) for r in sorted({*self.view.replicas, self.me.replica})))
-
-    def _mod_state(self) -> int:
-        return self.view.mod(self._keys.state)
-
-    def _mod_lease(self) -> int:
-        return self.view.mod(self._keys.lease)
 
     def _halt(self, reason: str) -> None:
         led = self.phase is Phase.MASTER

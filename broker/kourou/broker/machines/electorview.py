@@ -34,6 +34,8 @@ class ElectorView:
         self.replicas: dict[int, Replica] = {}
         self.lease_seen_ms = 0  # when the lease was first seen as it is
         self.broken: dict[str, str] = {}  # keys whose value does not parse, and why
+        self.revision = 0  # the highest that was seen
+        self.gone_back: str | None = None  # how it is known that etcd is older than it was
         self._live: dict[int, tuple[int, Hint | None]] = {}  # when they were last heard of, and what they said
         self._mods: dict[str, int] = {}  # of the value that is known, 0 when it is not there
         self._known: dict[str, int] = {}  # the revision up to which a key is known
@@ -65,9 +67,12 @@ class ElectorView:
         if not key.startswith(self.keys.prefix) or revision < self._known.get(key, 0):
             return
         self._known[key] = revision
-        mod = 0 if value.value is None else value.mod
-        if mod == self._mods.get(key, 0):
+        self.revision = max(self.revision, revision)
+        mod, before = 0 if value.value is None else value.mod, self._mods.get(key, 0)
+        if mod == before:
             return
+        if 0 < mod < before:
+            self.gone_back = f"{key} was written at revision {before}, and now at {mod}"
         self._mods[key] = mod
         self.broken.pop(key, None)
         if key == self.keys.lease:
@@ -76,6 +81,12 @@ class ElectorView:
             self._set(key, value.value, now_ms)
         except Unreadable as failure:
             self.broken[key] = str(failure)
+
+    def answered(self, revision: int, seen: int) -> None:
+        """A transaction was answered that was sent when ``seen`` was the highest revision: etcd can't be older than that."""
+        if revision < seen:
+            self.gone_back = f"it has been at revision {seen}, and is at {revision}"
+        self.revision = max(self.revision, revision)
 
     def _set(self, key: str, data: bytes | None, now_ms: int) -> None:
         keys = self.keys

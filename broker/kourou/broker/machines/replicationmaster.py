@@ -1,7 +1,8 @@
 """The master's end of replication: what each slave is sent, who is in the sync state set, how far C is.
 
     C = least of what the members have; of a member without a live session: nothing
-    C never goes back, does not move while there are fewer members than min_isr, nor to below the term's EPOCH frame
+    C never goes back, does not move while there are fewer members than min_isr (unless told to degrade), nor to below
+    the term's EPOCH frame
 
 A member leaves the set when it has not caught up for ``lag_ms_max``, when its process is known to be gone, or when it
 comes back with another disk. Leaving costs copies, never safety: what is confirmed is still in every remaining member.
@@ -59,6 +60,7 @@ class ReplicationMaster:
         min_isr: int,
         sync_flush: bool,
         lag_ms_max: int,
+        degrades: bool = False,
         window_bytes: int = WINDOW_BYTES,
         batch_bytes: int = BATCH_BYTES,
         join_gap_bytes: int = JOIN_GAP_BYTES,
@@ -79,6 +81,7 @@ class ReplicationMaster:
         self.eligible: set[int] = set()  # left the set when it was at its least: they have everything below C
         self._sync_flush = sync_flush
         self._lag_ms_max = lag_ms_max
+        self._degrades = degrades  # with fewer members than min_isr those that there are confirm
         self._window_bytes = window_bytes
         self._batch_bytes = batch_bytes
         self._join_gap_bytes = join_gap_bytes
@@ -104,6 +107,15 @@ class ReplicationMaster:
     @property
     def short(self) -> bool:
         """Are there too few members for what ``ack_all`` promises?"""
+        return self._lacks_members and not self._degrades
+
+    @property
+    def degraded(self) -> bool:
+        """Is what is confirmed now in fewer members than min_isr?"""
+        return self._lacks_members and self._degrades
+
+    @property
+    def _lacks_members(self) -> bool:
         return self.ack_all and len(self.members) + 1 < self.min_isr
 
     def sessions(self) -> list[Session]:
@@ -116,6 +128,18 @@ class ReplicationMaster:
     def may_read(self, link: int, session: int) -> bool:
         """Is that a slave that may be given files?"""
         return self.current(link, session) or (self._copying.get(link) == session and not self.over)
+
+    def catches_up(self, link: int) -> bool:
+        """Is that a slave for which nobody waits?"""
+        session = self._links.get(link)
+        return session is not None and session.member.replica not in self.members
+
+    @property
+    def busy(self) -> bool:
+        """Do members of the set lack more than the next batch?"""
+        return any(
+            self.end - s.appended > self._batch_bytes for s in self._links.values() if s.member.replica in self.members
+        )
 
     def set_members(self) -> tuple[int, ...]:
         return tuple(sorted((self.me.replica, *self.members)))
@@ -373,7 +397,7 @@ class ReplicationMaster:
 
     def _leave(self, replica: int, reason: str) -> None:
         del self.members[replica]
-        if len(self.members) + 1 < self.min_isr:
+        if len(self.members) + 1 < self.min_isr and not self._degrades:  # else C goes on without it
             self.eligible.add(replica)
         self._changed(f"slave {replica} left: {reason}")
         self._move_confirm()

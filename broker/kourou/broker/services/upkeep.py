@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from kourou.broker.services.journal import Journal
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store import snapshot
+from kourou.broker.store.epochs import PART as EPOCHS_PART
 from kourou.broker.store.recovery import INDEX_PART
 from kourou.broker.store.retention import Retention
 from kourou.broker.store.store import Store
@@ -120,7 +121,7 @@ class Upkeep:
         changes = self._state.shared.changes
         captured = self._state.parts()
         index = self._store.index.export()
-        parts: dict[str, list[bytes]] = {INDEX_PART: []}
+        parts: dict[str, list[bytes]] = {INDEX_PART: [], EPOCHS_PART: [self._store.epochs.encode()]}
         for _ in index.slices():
             await asyncio.sleep(0)  # between slices others get their turn
         parts[INDEX_PART] = await self._thread(index.finish)

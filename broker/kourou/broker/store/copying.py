@@ -20,9 +20,12 @@ from kourou.core.limits import FRAME_BYTES_MAX
 FRAME_MAX = PREFIX_SIZE + FRAME_BYTES_MAX
 
 
-def read_frames(store: Store, start: int, *, end: int, bytes_max: int, cached_only: bool) -> bytes | None:
+def read_frames(
+    store: Store, start: int, *, end: int, bytes_max: int, cached_only: bool, once: bool = False
+) -> bytes | None:
     """*Blocking* unless ``cached_only``: whole frames from a frame's start on, up to ``bytes_max`` but at least one, within
-    one segment and below ``end``. None when the disk must be waited for. Raises DamagedLog."""
+    one segment and below ``end``. None when the disk must be waited for. ``once``: nobody else will want them soon, they
+    need not stay in memory. Raises DamagedLog."""
     file, at = store.log.locate(start)
     room = min(end - start, file.size - at)
     data = _read(file, at, min(max(PREFIX_SIZE, bytes_max), room), cached_only)
@@ -34,6 +37,8 @@ def read_frames(store: Store, start: int, *, end: int, bytes_max: int, cached_on
         return None
     if whole == 0:
         raise DamagedLog(f"no whole frame at log offset {start}")
+    if once:
+        file.forget(at, whole)
     return data[:whole] if whole < len(data) else data
 
 

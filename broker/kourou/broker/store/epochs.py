@@ -1,7 +1,8 @@
 """Which epoch wrote which part of the log: (epoch, log offset of its first frame), ascending.
 
 The log itself holds the truth: every epoch begins with an EPOCH frame, every prefix names its epoch. The ``epochs`` file
-is a cache of it, so that opening a large log need not look for them; without it they are read from the log again.
+is a cache of it, so that opening a large log need not look for them; without it they are read from the log again, and
+those of parts that retention has deleted from the newest snapshot, which holds the same bytes.
 
     0  8 bytes  magic "KOUROUEP"   8  u32 version (1)   12  u32 entries   16  (u64 epoch, u64 log offset) each, u32 crc32
 """
@@ -16,6 +17,7 @@ from kourou.broker.store.files import Files
 from kourou.core.errors import DiskFull, NewerFormat
 
 NAME = "epochs"
+PART = "epochs"  # of a snapshot
 VERSION = 1
 _HEAD = Struct("<8sII")
 _ENTRY = Struct("<QQ")
@@ -45,17 +47,24 @@ class Epochs:
         while self.entries and self.entries[-1][1] >= log_offset:
             self.entries.pop()
 
-    def save(self, files: Files) -> None:
+    def encode(self) -> bytes:
         body = _HEAD.pack(_MAGIC, VERSION, len(self.entries)) + b"".join(_ENTRY.pack(*entry) for entry in self.entries)
+        return body + zlib.crc32(body).to_bytes(4, "little")
+
+    def save(self, files: Files) -> None:
         try:
-            files.write_atomic(NAME, [body, zlib.crc32(body).to_bytes(4, "little")])
+            files.write_atomic(NAME, [self.encode()])
         except DiskFull:
             files.remove(NAME)  # none is better than one that lacks an epoch
 
     @staticmethod
     def load(files: Files) -> Epochs | None:
         """None when there is no such file or it is damaged. Raises NewerFormat."""
-        data = files.read_all(NAME)
+        return Epochs.decode(files.read_all(NAME))
+
+    @staticmethod
+    def decode(data: bytes | None) -> Epochs | None:
+        """None where there is nothing, or nothing that can be read. Raises NewerFormat."""
         if data is None or len(data) < _HEAD.size + 4 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
             return None
         magic, version, count = _HEAD.unpack_from(data)

@@ -47,6 +47,10 @@ class File(Protocol):
         """The same if no disk has to be waited for, else None."""
         ...
 
+    def forget(self, offset: int, size: int) -> None:
+        """What is there need not stay in memory; it is as it was otherwise."""
+        ...
+
     def overwrite(self, offset: int, data: Buffer) -> None:
         """Write in place, for small files of fixed slots; the log itself is never overwritten. Not durable by itself."""
         ...

@@ -22,6 +22,7 @@ from kourou.broker.store import snapshot
 from kourou.broker.store.commitlog import FOLDER, CommitLog, index_name, list_bases, parse_name
 from kourou.broker.store.confirm import Confirm
 from kourou.broker.store.diskspace import DiskSpace
+from kourou.broker.store.epochs import PART as EPOCHS_PART
 from kourou.broker.store.epochs import Epochs
 from kourou.broker.store.files import Files
 from kourou.broker.store.fullcopy import Copy
@@ -84,12 +85,15 @@ def open_store(
     index = LogIndex(files, base=log.start, name=index_name)
     opener = _Opener(files, log, index, apply, notice, durable=durable)
     opener.check_holes()
+    older: bytes | None = None  # epochs as a snapshot knows them
     if found is not None:
         opener.replay_from, parts = found
+        older = parts.pop(EPOCHS_PART, None)  # absent in older ones
         index.import_open(parts.pop(INDEX_PART))
         restore(parts)
     elif copied is not None:
         opener.replay_from = copied.offset
+        older = copied.parts.get(EPOCHS_PART)
         restore(copied.parts)
     elif log.start > 0:
         raise DamagedLog(f"the log starts at {log.start} and no whole snapshot is left: its topics and offsets are lost")
@@ -102,10 +106,10 @@ def open_store(
     store.fresh_frames = opener.replayed
     if opener.epochs_missing:
         try:
-            _read_epochs(store, notice)
+            _read_epochs(store, older, notice)
         except Busy:  # an index is damaged
             store.mending.run()
-            _read_epochs(store, notice)
+            _read_epochs(store, older, notice)
     elif opener.epochs.entries != opener.epochs_saved:
         opener.epochs.save(files)  # the next opening may begin behind the frame that told of it
     store.note_synced(store.sync())  # frames that kill -9 left in the page cache are about to be served
@@ -133,9 +137,12 @@ def _sweep(files: Files, log: CommitLog, notice: Notice) -> list[int]:
     return indexed
 
 
-def _read_epochs(store: Store, notice: Notice) -> None:
-    """The cache is gone: look at every frame of the metadata queue, which holds the EPOCH frames."""
-    known, store.epochs.entries = store.epochs.entries, []
+def _read_epochs(store: Store, older: bytes | None, notice: Notice) -> None:
+    """The cache is gone: look at every frame of the metadata queue, which holds the EPOCH frames. Of what retention has
+    deleted a snapshot knows: without the place where the first epoch began the log would share none with other members'."""
+    past = Epochs.decode(older)
+    deleted = [entry for entry in past.entries if entry[1] < store.log.start] if past is not None else []
+    known, store.epochs.entries = store.epochs.entries, deleted
     low, high = store.queue_bounds(METADATA_KEY)
     heads = {offset for _, offset in known}
     while low < high:

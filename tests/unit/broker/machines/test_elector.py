@@ -176,6 +176,37 @@ def test_a_log_that_etcd_does_not_know_is_not_risked() -> None:
     assert told.last(Lead).epoch == 5
 
 
+def rewritten(*, burnt: int) -> Truth:
+    """An etcd that was put back from a backup of an earlier epoch, and has written something since."""
+    truth = Truth()
+    put(truth, state=group((0, 1, 2), epoch=4), lease=Lease(4, 0, 3, "old-0"))
+    register(truth, 0, 1, 2)
+    truth.transact(Txn((), (Put(KEYS.replica(1), Replica("disk-1", "new-1", "h1:1").encode()),)))
+    for _ in range(burnt):
+        truth.transact(Txn((), (Put("/elsewhere", b""),)))
+    return truth
+
+
+@pytest.mark.parametrize("burnt", [0, 1_000])
+@pytest.mark.parametrize("led", [False, True])
+def test_an_etcd_that_is_older_than_it_was(led: bool, burnt: int) -> None:
+    """Restored under a running process, be its revision below what was seen or beyond: it stops, and leads no more."""
+    truth = world()
+    for _ in range(100):
+        truth.transact(Txn((), (Put(KEYS.lease, Lease(5, 0, 9, "old-0").encode()),)))
+    one = follower(truth=truth)
+    if led:
+        one.elector.master_refuses(5, now_ms=one.now)
+        one.run(50)
+        assert one.phase == "master"
+    one.truth = rewritten(burnt=burnt)
+    one.run(10_000)
+    assert one.phase == "over"
+    assert "older than it was" in one.last(Halt).reason
+    assert not one.elector.leads(one.now)
+    assert one.count(Lead) == int(led)
+
+
 def test_an_old_picture_halts_nobody() -> None:
     truth = world()
     one = One(1, truth, log=Position(5, 100))
@@ -611,6 +642,16 @@ def test_a_member_that_is_not_in_sync_is_refused() -> None:
     one.watch()
     one.run(10)
     assert one.count(Drain) == 0
+    assert KEYS.op not in one.truth.values
+
+
+def test_a_wish_to_elect_is_not_kept_while_there_is_a_master() -> None:
+    """Left in etcd it would make that member master, with a loss, at any later time without one."""
+    one = master()
+    put(one.truth, op=Operation("elect", 2, "x"))
+    one.watch()
+    one.run(10)
+    assert one.phase == "master"
     assert KEYS.op not in one.truth.values
 
 

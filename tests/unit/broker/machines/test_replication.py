@@ -51,11 +51,17 @@ def log_of(end: int, *pairs: tuple[int, int], start: int = 0, flushed: int | Non
 
 
 def master_of(
-    log: LogFacts, *, ack_all: bool = True, min_isr: int = 2, sync_flush: bool = False, confirm: int = 0
+    log: LogFacts,
+    *,
+    ack_all: bool = True,
+    min_isr: int = 2,
+    sync_flush: bool = False,
+    confirm: int = 0,
+    degrades: bool = False,
 ) -> ReplicationMaster:
     return ReplicationMaster(
         member(0), log, epoch=log.history[-1][0], confirm=confirm, ack_all=ack_all, min_isr=min_isr,
-        sync_flush=sync_flush, lag_ms_max=LAG_MS, window_bytes=1_000, batch_bytes=400, join_gap_bytes=500,
+        sync_flush=sync_flush, lag_ms_max=LAG_MS, degrades=degrades, window_bytes=1_000, batch_bytes=400, join_gap_bytes=500,
     )  # fmt: skip
 
 
@@ -419,6 +425,26 @@ def test_a_learner_never_counts() -> None:
 
 def welcome(slave: ReplicationSlave, truncate_to: int, *, epoch: int = 1, ack_all: bool = True) -> None:
     slave.welcomed(1, Welcome(epoch, slave._session, truncate_to, 0, 0, 1_000, ack_all), now_ms=0)
+
+
+def test_a_shortage_degrades_where_that_is_wanted() -> None:
+    """Alone it confirms what it has; who comes back has to catch up first, and nobody is eligible who lacks something."""
+    log = log_of(100, (1, 0))
+    master = master_of(log, min_isr=2, degrades=True)
+    assert (master.short, master.degraded, master.serving, master.confirm) == (False, True, True, 100)
+    join(master, 1, log)
+    assert not master.degraded
+    master.appended(160)
+    assert master.confirm == 100  # a member of the set is waited for
+    master.lost(1)
+    master.gone(1)
+    assert (master.degraded, master.confirm, master.eligible) == (True, 160, set())
+    master.hello(2, hello_of(log, session=8), now_ms=5)
+    master.ready(2, Ready(8, 100, 100), now_ms=5)
+    assert master.set_members() == (0,)
+    master.sent(2, 8, 160)
+    master.acked(2, Ack(8, 1, 160, 160), now_ms=6)
+    assert (master.set_members(), master.degraded) == ((0, 1), False)
 
 
 def test_a_slave_streams() -> None:

@@ -181,7 +181,15 @@ class Stream:
         return self.state.topics.get(name)
 
     async def join(
-        self, peer: Peer, member: str, *, group: str = "g", topic: str = "t", mode: str = "stream", start: Start = "earliest"
+        self,
+        peer: Peer,
+        member: str,
+        *,
+        group: str = "g",
+        topic: str = "t",
+        mode: str = "stream",
+        start: Start = "earliest",
+        may_leave: bool = False,
     ) -> int:
         """Subscribe; the subscription's number."""
         begin = await self.finish(
@@ -196,6 +204,7 @@ class Stream:
                     tags=None,
                     credit=1 << 20,
                     auto_create=True,
+                    may_leave=may_leave,
                 )
             )
         )

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from kourou.broker.machines.replication import LogFacts, Member
+from kourou.broker.machines.replication import LogFacts, Member, Session
 from kourou.broker.machines.replicationmaster import ReplicationMaster
 from kourou.broker.machines.replicationslave import ReplicationSlave
 from kourou.broker.services.journal import FrameJob, Journal
+from kourou.broker.services.replication import master as driver
 from kourou.broker.services.replication.master import MasterReplication
 from kourou.broker.services.replication.messages import (
     CopyFacts,
@@ -25,8 +26,11 @@ from kourou.broker.services.replication.messages import (
     ping_of,
     ready_of,
 )
+from kourou.broker.services.replication.pace import Pace
+from kourou.broker.services.replication.rot import Stuck
 from kourou.broker.services.replication.slave import MasterLink, SlaveReplication
 from kourou.broker.services.state import BrokerState
+from kourou.broker.store.commitlog import segment_name
 from kourou.broker.store.files import File
 from kourou.broker.store.recovery import open_store
 from kourou.broker.store.timerwrite import Spill
@@ -35,7 +39,7 @@ from kourou.core.clock import ManualClock
 from kourou.core.errors import BadRequest, KourouError, MessageNotFound, NotConnected, NotMaster, OutcomeUnknown
 from kourou.core.frame import Column, seal
 from kourou.core.wire import Code, FrameReader, WireMessage
-from tests.sim.disk import SimDisk
+from tests.sim.disk import SimDisk, SimFile
 from tests.sim.store import SMALL, START_MS, message
 from tests.unit.broker.services.engine import Notes
 
@@ -287,6 +291,76 @@ async def test_what_was_just_written_goes_out_unread_and_in_whole_frames() -> No
         assert len(master.store.log.bases) > 1
         assert net.from_files - before > 10
         assert len(net.links) == 1
+
+
+async def test_who_is_far_behind_is_read_for_in_a_thread_and_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "FRESH_BYTES", 10_000)
+    monkeypatch.setattr(driver, "OLD_BYTES", 20_000)
+    forgotten: list[int] = []
+    monkeypatch.setattr(SimFile, "forget", lambda self, offset, size: forgotten.append(size))
+    master, slave = Member_(0), Member_(1)
+    master.disk.cached = False
+    master.lead(min_isr=1)
+    master.master._pace = Pace(200_000)
+    try:
+        await master.write(TOPIC)
+        assert [await master.submit(sequence, 3_000) for sequence in range(1, 20)] == [None] * 19
+        net = Net(master)
+        began = asyncio.get_running_loop().time()
+        slave.follow(net.dial)
+        await same(master, slave)
+        assert sum(forgotten) > 20_000  # in memory for nobody else
+        assert asyncio.get_running_loop().time() - began > 0.1  # 60 kB, of which 20 kB at once
+        assert await master.submit(20) is None
+        await same(master, slave)
+        assert master.master.machine.set_members() == (0, 1)
+    finally:
+        await slave.close()
+        await master.close()
+
+
+@pytest.mark.parametrize("whole_elsewhere", [True, False])
+async def test_a_master_whose_log_has_rotted_says_so(whole_elsewhere: bool) -> None:
+    """A slave that can't be sent it dials in again and again. Where another has it whole the master had better not lead."""
+    master, slave, late = Member_(0), Member_(1), Member_(2)
+    master.lead(min_isr=1)
+    told: list[str] = []
+    master.master.on_damaged = told.append
+    net = Net(master)
+    try:
+        if whole_elsewhere:
+            slave.follow(net.dial)
+        await master.write(TOPIC)
+        assert [await master.submit(sequence, 500) for sequence in range(1, 5)] == [None] * 4
+        if whole_elsewhere:
+            await until(lambda: master.master.machine.set_members() == (0, 1))
+            await same(master, slave)
+        base = master.store.log.bases[-1]
+        master.disk.flip(segment_name(base), master.store.end_offset - base - 100)
+        late.follow(net.dial)
+        await until(lambda: master.master.damaged is not None and (bool(told) or not whole_elsewhere))
+        assert "damaged" in (master.master.damaged or "")
+        assert bool(told) == whole_elsewhere
+        assert late.store.end_offset < master.store.end_offset
+        assert "log_damaged" in master.log.events
+    finally:
+        for one in (late, slave, master):
+            await one.close()
+
+
+async def test_a_slave_that_is_cut_off_now_and_then_is_not_stuck() -> None:
+    stuck = Stuck()
+
+    def ended(replica: int, *, appended: int, sent: int) -> bool:
+        member = Member("c", "b", replica, "disk")
+        return stuck.ended(Session(1, 1, member, False, 0, 0, sent=sent, appended=appended))
+
+    assert not ended(1, appended=100, sent=200)
+    assert not ended(1, appended=150, sent=200)
+    assert not ended(2, appended=150, sent=200)
+    assert not ended(1, appended=150, sent=150)
+    assert not ended(1, appended=150, sent=200)
+    assert ended(1, appended=150, sent=180)
 
 
 @pytest.mark.parametrize("where", ["place", "confirm offset", "frame"])

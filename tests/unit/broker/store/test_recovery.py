@@ -506,6 +506,27 @@ def test_epochs_found_in_the_log_are_noted() -> None:
     assert open_disk(disk).store.epochs.entries == places
 
 
+def test_epochs_of_a_deleted_part_of_the_log() -> None:
+    """The file is gone, and so are the segments in which the epochs began: a snapshot knows where that was."""
+    disk = SimDisk()
+    opened = open_disk(disk)
+    for number in range(40):
+        if number in (0, 3):
+            opened.store.begin_epoch(number + 1, store_ms=START_MS)
+        opened.append(message(0, number, 900))
+    opened.seal()
+    opened.snapshot()
+    for base in opened.store.droppable(floor=20_000):
+        opened.store.drop_segment(base)
+    places = list(opened.store.epochs.entries)
+    assert opened.store.min_offset > places[-1][1]
+    disk.kill()
+    disk.delete(EPOCHS)
+    again = open_disk(disk)
+    assert again.store.epochs.entries == places
+    assert again.events == ["epochs_rebuilt"]
+
+
 def test_epochs_above_a_cut_are_forgotten() -> None:
     """The file has an epoch whose frame was lost: it must not come back when the log has grown past its place."""
     disk = SimDisk()

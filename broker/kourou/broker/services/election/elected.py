@@ -16,6 +16,7 @@ class ElectedReplication(MasterReplication):
 
     def __init__(self, *arguments: Any, on_wanted: Callable[[SetWanted], None], **options: Any) -> None:
         self.draining = False
+        self.drained = False  # nothing is under way for clients any more
         self._on_wanted = on_wanted
         super().__init__(*arguments, **options)
 

@@ -9,6 +9,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, Protocol
 
 from kourou.broker.machines.replication import (
@@ -32,6 +33,8 @@ from kourou.broker.machines.replication import (
 )
 from kourou.broker.machines.replicationmaster import ReplicationMaster
 from kourou.broker.services.replication.messages import Answer, batch_head, encode
+from kourou.broker.services.replication.pace import Pace
+from kourou.broker.services.replication.rot import Stuck, damage_at
 from kourou.broker.store import snapshot
 from kourou.broker.store.copying import read_frames
 from kourou.broker.store.files import File
@@ -42,6 +45,7 @@ from kourou.core.wire import Code, encode_json
 
 TICK_S = 0.05
 ENDS_MAX = 16_384
+OLD_BYTES = 256 * 1024 * 1024  # behind the end: nobody else reads there, so it need not stay in memory
 FRESH_BYTES = 32 * 1024 * 1024  # surely still in the page cache
 WAITING_MAX = 20_000  # sends that wait for slaves
 WAITING_BYTES_MAX = 64 * 1024 * 1024
@@ -84,7 +88,9 @@ class MasterReplication:
         log: Log,
         on_step_down: Callable[[int, str], None],
         refused: Callable[[str], Awaitable[bool]],
+        catchup_bytes_s: float = 0.0,
     ) -> None:
+        """``catchup_bytes_s``: for slaves that nobody waits for, all together; 0: no limit."""
         self.machine = machine
         self.serving = asyncio.Event()  # the term's first frame is confirmed
         self.moved: Callable[[], None] = lambda: None  # the journal is told so
@@ -99,11 +105,18 @@ class MasterReplication:
         self._links: dict[int, Link] = {}
         self._addresses: dict[int, str] = {}  # of slaves, by id
         self._answers: dict[int, Answer] = {}
+        self.damaged: str | None = None  # what is wrong with this log
+        self.on_damaged: Callable[[str], None] = lambda reason: None  # others have it whole
+        self._stuck = Stuck()
+        self._pace = Pace(catchup_bytes_s)
+        self._cold: dict[int, int] = {}  # by link, up to where it was read from the disk
         self._ends: list[int] = []  # of the frames that lately ended a turn, in log order
         self._tasks: set[asyncio.Task[None]] = set()
         self._confirming = False
+        self._degraded = False  # as was last logged
         self._ticker: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._look_at_shortage()
         self._perform()
 
     # ---- the journal's side
@@ -167,11 +180,15 @@ class MasterReplication:
         self._perform()
 
     def lost(self, link: Link) -> None:
+        self._cold.pop(link.number, None)
         if self._links.pop(link.number, None) is None:
             return
-        replica = next((s.member.replica for s in self.machine.sessions() if s.link == link.number), None)
+        session = next((s for s in self.machine.sessions() if s.link == link.number), None)
+        replica = session.member.replica if session is not None else None
         self.machine.lost(link.number)
         self._perform()
+        if session is not None and session.streaming and self._stuck.ended(session):
+            self._spawn(self._look_for_damage(session.member.replica, session.appended))
         if replica is not None:
             self._log.info("slave_lost", replica=replica, remote=link.remote)
             if replica in self.machine.members:
@@ -217,9 +234,12 @@ class MasterReplication:
             "set": list(machine.set_members()),
             "eligible": sorted(machine.eligible),
             "serving": self.serving.is_set(),
+            "degraded": machine.degraded,
+            "damaged": self.damaged,
             "slaves": [
                 {
                     "broker_id": s.member.replica,
+                    "learner": s.learner,
                     "streaming": s.streaming,
                     "appended": s.appended,
                     "flushed": s.flushed,
@@ -261,9 +281,21 @@ class MasterReplication:
                     link.abort(reason)
             case SetChanged(members, reason):
                 self._log.info("sync_state_set_changed", members=list(members), reason=reason)
+                self._look_at_shortage()
             case StepDown(epoch, reason):
                 self._log.warning("stepping_down", epoch=self.machine.epoch, higher=epoch, reason=reason)
                 self._on_step_down(epoch, reason)
+
+    def _look_at_shortage(self) -> None:
+        machine = self.machine
+        if machine.degraded == self._degraded:
+            return
+        self._degraded = machine.degraded
+        facts = {"members": len(machine.members) + 1, "min_isr": machine.min_isr}
+        if self._degraded:
+            self._log.warning("degraded", **facts, meaning="sends are acknowledged by fewer members than min_isr")
+        else:
+            self._log.info("not_degraded_any_more", **facts)
 
     def _send(self, number: int, message: Message) -> None:
         if isinstance(message, Welcome | CopyNeeded | StaleMaster | Refused):
@@ -282,6 +314,9 @@ class MasterReplication:
     def _send_frames(self, wanted: SendFrames) -> None:
         if self._send_fresh(wanted):
             return
+        if self.machine.end - wanted.start > FRESH_BYTES:
+            self._spawn(self._send_cold(wanted))
+            return
         try:
             data = read_frames(self._store, wanted.start, end=self.machine.end, bytes_max=wanted.bytes_max, cached_only=True)
         except DamagedLog as failure:
@@ -295,6 +330,8 @@ class MasterReplication:
     def _send_fresh(self, wanted: SendFrames) -> bool:
         """What was just written is in memory, and where its frames end is known: it is neither read nor looked at."""
         ends, link = self._ends, self._links.get(wanted.link)
+        if not self.machine.current(wanted.link, wanted.session):
+            return True
         if link is None or not ends or wanted.start < ends[0] or ends[-1] - wanted.start > FRESH_BYTES:
             return False
         end = ends[-1]
@@ -312,17 +349,27 @@ class MasterReplication:
         return True
 
     async def _send_cold(self, wanted: SendFrames) -> None:
-        store, end = self._store, self.machine.end
+        store, machine = self._store, self.machine
+        follows = self._cold.pop(wanted.link, None) == wanted.start  # the system reads ahead of who goes on
+        read = partial(read_frames, store, wanted.start, end=machine.end, bytes_max=wanted.bytes_max)
+        old = machine.end - wanted.start > OLD_BYTES
 
-        def read() -> bytes | None:
-            return read_frames(store, wanted.start, end=end, bytes_max=wanted.bytes_max, cached_only=False)
+        def read_once() -> tuple[bytes | None, bool]:
+            found = None if follows else read(cached_only=True)
+            return (found, False) if found is not None else (read(cached_only=False, once=old), True)
 
         try:
-            data = await self._loop.run_in_executor(self._executor, read)
+            data, cold = await self._loop.run_in_executor(self._executor, read_once)
         except DamagedLog as failure:
             self._unreadable(wanted, failure)
             return
         assert data is not None
+        if machine.catches_up(wanted.link):
+            wait_s = self._pace.wait_s(len(data), end=machine.end, busy=machine.busy, now_s=self._loop.time())
+            if wait_s:
+                await asyncio.sleep(wait_s)
+        if cold and wanted.link in self._links:
+            self._cold[wanted.link] = wanted.start + len(data)
         self._push(wanted, data)
         self._perform()
 
@@ -338,11 +385,33 @@ class MasterReplication:
 
     def _unreadable(self, wanted: SendFrames, failure: DamagedLog) -> None:
         """A slave can't get past damage; it is tried again when the slave dials anew."""
+        session = next((s for s in self.machine.sessions() if s.link == wanted.link), None)
         self._log.error("log_not_sent", log_offset=wanted.start, reason=str(failure))
         link = self._links.pop(wanted.link, None)
         self.machine.lost(wanted.link)
         if link is not None:
             link.abort(f"the master can't read its log: {failure}")
+        if session is not None and wanted.start >= self._store.min_offset:
+            self._spawn(self._look_for_damage(session.member.replica, wanted.start))
+
+    async def _look_for_damage(self, replica: int, offset: int) -> None:
+        """A slave gets no further than this."""
+        end = self.machine.end
+        reason = await self._loop.run_in_executor(self._executor, damage_at, self._store, offset, end)
+        if offset < self._store.min_offset:
+            return  # it was deleted meanwhile
+        if reason is None:
+            self._log.warning("slave_is_stuck", replica=replica, log_offset=offset, meaning="this log is whole on the disk")
+        else:
+            self._damaged(replica, reason)
+
+    def _damaged(self, replica: int, reason: str) -> None:
+        """This log can't be copied any more. Whoever is in sync has it whole, for it was checked on its way there."""
+        others = [other for other in self.in_sync() if other != replica]
+        self._log.error("log_damaged", reason=reason, whole_at=others, advice="let one of those lead, and empty this disk")
+        self.damaged = reason
+        if others:
+            self.on_damaged(f"its log is damaged: {reason}")
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)

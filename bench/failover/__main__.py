@@ -50,7 +50,7 @@ def main() -> None:
         "runs": [],
         "checks": [],
     }  # fmt: skip
-    if options.replication:
+    if options.replication and any(kind.name == report.OURS for kind in kinds):
         result["replication"] = replication(options.replication)
     result["netns"] = os.geteuid() == 0 and not options.no_netns
     network = hosts.made(not options.no_netns)
@@ -169,7 +169,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gib", type=float, default=1, help="that a follower lacks, and that are there at the restart")
     parser.add_argument("--down-s", type=float, default=60, help="how long the electing servers are away")
     parser.add_argument(
-        "--replication", type=int, default=0, metavar="ROUNDS", help="of bench/replication.py, before all else"
+        "--replication", type=int, default=5, metavar="ROUNDS", help="of bench/replication.py, before all else; 0: none"
     )
     parser.add_argument("--no-netns", action="store_true")
     parser.add_argument("--data", help="where the servers' directories are made")

@@ -203,7 +203,7 @@ class Round:
 
     def _window(self, since: int, before: int) -> Figures:
         window = self.sender.sends.refresh().window(since, before)
-        return {"gap": window.gap_ms, "failed": window.failed, "ok": window.ok, "p99": window.p99_ms, "max": window.max_ms}
+        return {"gap": window.gap_ms, "failed": window.failed, "good": window.ok, "p99": window.p99_ms, "max": window.max_ms}
 
 
 def stamp() -> str:

@@ -13,8 +13,6 @@ from tests.chaos.faults.scene import Kind
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (*processes.KINDS, *networks.KINDS, *disks.KINDS)}
 
-USUAL = tuple(name for name, kind in KINDS.items() if not kind.named)
-
 # About three minutes: the kinds that found most, and one of each sort.
 CI = (
     "kill-master", "freeze-master-5s", "cut-master", "kill-all", "kill-two-masters", "master-deaf", "kill-etcd-leader",

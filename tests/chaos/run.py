@@ -79,7 +79,7 @@ def options() -> argparse.Namespace:
 def steps_of(chosen: argparse.Namespace) -> list[plan.Step]:
     if chosen.plan is not None:
         return plan.read(chosen.plan)
-    names = [name for name in chosen.only.split(",") if name] or list(plan.CI if chosen.ci else plan.USUAL)
+    names = [name for name in chosen.only.split(",") if name] or list(plan.CI if chosen.ci else plan.KINDS)
     names = [name for name in names if name not in chosen.without.split(",")]
     unknown = [name for name in names if name not in plan.KINDS]
     if unknown:

@@ -12,17 +12,24 @@ import sys
 import threading
 import time
 
-from rocketmq import ClientConfiguration, Credentials, FilterExpression, Message, Producer, SimpleConsumer
+from rocketmq import (  # type: ignore[import-untyped]
+    ClientConfiguration,
+    Credentials,
+    FilterExpression,
+    Message,
+    Producer,
+    SimpleConsumer,
+)
 
 KIND, ENDPOINT, TOPIC, LAST = sys.argv[1:5]
 stop = threading.Event()
 
 
-def say(**what):
+def say(**what: object) -> None:
     print(json.dumps({"at": time.monotonic(), **what}), flush=True)
 
 
-def send():
+def send() -> None:
     producer = Producer(ClientConfiguration(ENDPOINT, Credentials()), [TOPIC])
     producer.startup()
     number = 0
@@ -40,7 +47,7 @@ def send():
     producer.shutdown()
 
 
-def receive():
+def receive() -> None:
     consumer = SimpleConsumer(
         ClientConfiguration(ENDPOINT, Credentials()), LAST, {TOPIC: FilterExpression()}, await_duration=5
     )

@@ -8,7 +8,12 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
+
+from kourou.core import wire
+from kourou.core.errors import NotMaster, OutcomeUnknown
 from kourou.core.route import parse_endpoint
+from kourou.core.wire import Code
 from tests.integration.etcd import needs_etcd
 from tests.integration.node import environment
 from tests.integration.test_failover import elected, send, settled, start
@@ -118,3 +123,30 @@ async def test_a_master_with_a_slow_disk_hands_over(tmp_path: Path) -> None:
             assert all(member["live"] and member["load"] for member in facts["failover"]["members"])
             bodies = await everything(client, "t", 40, group="g1")
             assert sorted(bodies) == sorted(b"a%d" % number for number in range(40))
+
+
+async def test_a_frozen_master_does_not_answer_what_came_meanwhile(tmp_path: Path) -> None:
+    """SIGSTOP stops the thread that cuts clients off as well: the first thing that the process finds when it goes on may be
+    a request. Method: one that waits in the socket while another master leads."""
+    with elected(tmp_path) as (made, _):
+        master = await start(made, 0, 1, 2)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=1)
+            async with client.producer(deadline_s=60) as producer:
+                await send(producer, 0, 5)
+        connection = await made.connect(master)
+        header = wire.FETCH_REQUEST.pack(0, 0, 1 << 20, 0, 0, 0)
+        answer = await connection.ask(Code.FETCH, header=header, parts=(b"t",))
+        assert answer.body
+        frozen = made.members[master].process
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            successor = await settled(made, *({0, 1, 2} - {master}))
+            asked = asyncio.ensure_future(connection.ask(Code.FETCH, header=header, parts=(b"t",), timeout_s=LIMIT_S))
+            await asyncio.sleep(0)  # it is written
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+        with pytest.raises((NotMaster, OutcomeUnknown)):
+            await asked
+        connection.close()
+        assert await settled(made, 0, 1, 2) == successor

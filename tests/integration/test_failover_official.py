@@ -68,7 +68,7 @@ class Worker:
 
 def gap(worker: Worker, began: float) -> float:
     """The longest time in which it had nothing to say, about a moment."""
-    times = [line["at"] for line in worker.said if began - 0.1 < line["at"] < began + 20]
+    times: list[float] = [line["at"] for line in worker.said if began - 0.1 < line["at"] < began + 20]
     return max(after - before for before, after in itertools.pairwise(times))
 
 

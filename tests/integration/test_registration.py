@@ -261,6 +261,23 @@ async def test_nameservers_are_independent() -> None:
         assert third.log.reasons("broker_refused")
 
 
+async def test_who_is_refused_hears_why_and_who_answered() -> None:
+    """Another process with the same id: refused as long as the first one is there."""
+    log, reasons = Log(), list[str]()
+    async with nameservers(1) as [ns]:
+        async with broker(Facts(epoch=3), ns):
+            await ns.until(lambda: ns.masters() == {"b1": "ns:10911"})
+            other = Facts(epoch=4, advertised="10.0.0.9:1")
+            async with broker(other, ns, log=log, on_refused=reasons.append) as registrar:
+                await log.until(lambda: "registration_refused" in log.names())
+                assert "another address" in reasons[0]
+                assert registrar._names == {ns.endpoint: "ns0"}  # it may be asked who is there
+                assert registrar.versions[ns.endpoint] == 0
+                assert ns.masters() == {"b1": "ns:10911"}
+        async with broker(other, ns):
+            await ns.until(lambda: ns.masters() == {"b1": "10.0.0.9:1"})
+
+
 async def test_a_nameserver_that_starts_anew_knows_everything_again() -> None:
     facts, log = Facts(), Log()
     facts.topics.append("orders")

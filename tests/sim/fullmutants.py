@@ -68,5 +68,5 @@ FULL_MUTANTS = (
     Mutant("snapshots have no half messages", 40, Transactions, "restore", _restore_nothing, full=True),
     Mutant("snapshots have no timers", 40, Timers, "restore", _restore_nothing, full=True),
     Mutant("epochs of what was deleted are forgotten", 200, recovery, "_read_epochs", _only_what_is_in_the_log, full=True),
-    Mutant("C moves without a lease", 100, ElectedMaster, "_move_confirm", _without_a_lease, failover=True, full=True),
+    Mutant("C moves without a lease", 200, ElectedMaster, "_move_confirm", _without_a_lease, failover=True),
 )

@@ -264,6 +264,7 @@ class Host:
         try:
             process.note_standing()
             process.sync()
+            self._touched(self)  # somebody may have been answered
             self._seen("process: stopped in order")
         except (Crash, FlushFailed, DiskFull) as failure:
             self._note(f"does not stop in order: {failure!r}")

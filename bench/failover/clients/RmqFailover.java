@@ -58,7 +58,7 @@ public class RmqFailover {
       Thread.sleep(1);
       if (System.nanoTime() - flushed > 20_000_000L) { flushed = System.nanoTime(); synchronized (out) { out.flush(); } }
     }
-    for (int i = 0; i < 400 && ended.get() < called; i++) Thread.sleep(100);
+    for (int i = 0; i < 200 && ended.get() < called; i++) Thread.sleep(100);
     synchronized (out) { out.close(); }
     System.out.println("called " + called);
     failures.forEach((k, v) -> System.out.println("failed " + v + " " + k));

@@ -20,7 +20,7 @@ from typing import Any
 RECORD = struct.Struct("<qqqB")
 OK, FAILED = 1, 2
 SIZE = 1024
-DRAIN_S = 40.0
+DRAIN_S = 20.0
 IDLE_S = 5.0
 FLUSH_S = 0.02
 STEP_S = 0.001

@@ -21,6 +21,7 @@ from kourou.app.twins import Twins
 from kourou.broker.edge.members import MemberHandlers, refusing
 from kourou.broker.edge.registration import Registrar
 from kourou.broker.edge.replication import dial, is_refused
+from kourou.broker.machines.history import implausible
 from kourou.broker.services.replication.messages import CopyFacts
 from kourou.broker.services.replication.slave import MasterLink
 from kourou.broker.store.standing import MASTER, NONE
@@ -35,6 +36,8 @@ from kourou.runtime import gc_tame
 from kourou.runtime.process import Ready, serve
 from kourou.transport.server import Handler
 
+SOON_MS, LATER_MS = 20, 200  # when clients that came before the slaves ask again
+SOON_FOR_MS = 1_000  # of a term: slaves mostly come within a few milliseconds
 ASK_S = 2.0  # for what the nameservers know, before a master begins
 
 
@@ -54,6 +57,7 @@ class BrokerProcess(BrokerServer):
         self._works: set[asyncio.Task[None]] = set()
         self._looking = False  # asking the nameservers for other masters
         self._stopping = False
+        self._led_ms = 0  # when the last term began
 
     def make_node(self) -> MemberNode:
         return MemberNode(self.options, log=self.log, on_failure=self.disk_failed)
@@ -129,6 +133,7 @@ class BrokerProcess(BrokerServer):
     async def _lead(self, *, promoted: bool) -> None:
         """Begin a term; clients are served once its first frame is confirmed."""
         node = self.node
+        self._led_ms = node.clock.monotonic_ms()
         term = node.begin_term(promoted=promoted, on_step_down=self._step_down, refused=is_refused)
         self.log.info("leading", epoch=node.epoch, set=list(term.machine.set_members()))
         await self.tasks.stop()
@@ -210,7 +215,8 @@ class BrokerProcess(BrokerServer):
             self.node.open_storage()
             self._follow()
 
-    async def _promote(self, accept_loss: bool) -> dict[str, Any]:
+    async def _promote(self, accept_loss: bool, above: int) -> dict[str, Any]:
+        """The new epoch is higher than ``above``, too, which other members know of."""
         async with self._changing:
             slave = self.node.slave
             if slave is None:
@@ -222,6 +228,10 @@ class BrokerProcess(BrokerServer):
                     "this slave is not known to have everything that was acknowledged: it was not in the sync state set "
                     "when its master last said. Promote another member, or accept the loss"
                 )
+            reason = implausible(above, self.node.epoch)
+            if reason is not None:
+                raise BadRequest(reason)
+            self.node.heard_of(above)
             await self._lead(promoted=True)
             await slave.stop()
             return {"epoch": self.node.epoch, "log_offset": self.node.store.end_offset}
@@ -302,7 +312,8 @@ class BrokerProcess(BrokerServer):
 
     def _too_early(self) -> KourouError:
         return NotEnoughReplicas(
-            f"broker {self.options.name} waits for slaves: min_isr is {self.options.min_isr}", retry_after_ms=200
+            f"broker {self.options.name} waits for slaves: min_isr is {self.options.min_isr}",
+            retry_after_ms=SOON_MS if self.node.clock.monotonic_ms() - self._led_ms < SOON_FOR_MS else LATER_MS,
         )
 
     def status_line(self) -> str:

@@ -9,30 +9,29 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from kourou.app.broker import BrokerProcess
 from kourou.app.coldstart import boot_id, is_cold
-from kourou.app.member import MIB, MemberNode
+from kourou.app.electednode import ElectedNode
+from kourou.app.electionoptions import election_options, etcd_access
 from kourou.app.options import BrokerOptions
 from kourou.app.slowness import Slowness
-from kourou.broker.edge.etcd import Etcd, EtcdAccess
-from kourou.broker.edge.members import MemberHandlers, refusing
+from kourou.broker.edge.etcd import Etcd
+from kourou.broker.edge.members import MemberHandlers, refusing, until
+from kourou.broker.edge.pledges import PledgingMembers
 from kourou.broker.edge.replication import dial, is_refused
-from kourou.broker.machines.electedmaster import ElectedMaster, SetWanted
-from kourou.broker.machines.election import Candidate, ElectionOptions
-from kourou.broker.machines.electionstate import Keys, Replica
-from kourou.broker.machines.replication import Member
+from kourou.broker.machines.electedmaster import SetWanted
+from kourou.broker.machines.election import Candidate
+from kourou.broker.machines.electionstate import Keys
 from kourou.broker.services.election.elected import ElectedReplication
 from kourou.broker.services.election.election import Election
 from kourou.broker.services.election.roles import Follow, Lead, Position
-from kourou.broker.services.replication.master import MasterReplication, has_ended
+from kourou.broker.services.replication.master import has_ended
 from kourou.broker.services.replication.slave import MasterLink
 from kourou.broker.store.incarnation import Incarnations
-from kourou.broker.store.standing import MASTER, SLAVE
-from kourou.core import fields, wire
+from kourou.core import fields
 from kourou.core.errors import BadRequest, DamagedLog, KourouError, NotConnected, NotMaster, OutcomeUnknown
 from kourou.core.route import Endpoint, parse_endpoint
 from kourou.core.wire import Code, WireMessage
@@ -41,9 +40,8 @@ from kourou.runtime.cutoff import CutOff
 from kourou.runtime.process import bound
 from kourou.runtime.tasks import Periodic
 from kourou.transport.connection import connect
-from kourou.transport.server import Handler, Peer
+from kourou.transport.server import Handler
 
-ETCD_PORT = 2379
 LEAVE_S = 5.0
 DRAIN_S = 2.0
 DRAIN_PAUSE_S = 0.005
@@ -52,71 +50,6 @@ PROMOTE_S = 20.0
 PROMOTE_PAUSE_S = 0.02
 PLEDGE_S = 0.4
 HEALTH_S = 0.25
-
-
-class ElectedNode(MemberNode):
-    """``term`` is what the next term begins with."""
-
-    nonce = ""
-    on_close: Callable[[], None] = staticmethod(lambda: None)
-    term: Lead | None = None
-    leads: Callable[[], bool]
-    on_wanted: Callable[[int, SetWanted], None]
-
-    def open_storage(self) -> None:
-        super().open_storage()
-        storage = Replica(self.identity.storage_uuid, self.nonce, "").incarnation
-        self.me = Member(self.identity.cluster, self.identity.broker, self.identity.broker_id, storage)
-
-    def begin_term(
-        self, *, promoted: bool, on_step_down: Callable[[int, str], None], refused: Callable[[str], Awaitable[bool]]
-    ) -> MasterReplication:
-        options, store, term = self.options, self.store, self.term
-        assert term is not None
-        self.note_standing()
-        confirm = self.standing.confirm
-        self.standing.note(epoch=term.epoch, confirm=confirm, promised=self.standing.promised, role=MASTER)
-        store.begin_epoch(term.epoch, store_ms=self.clock.wall_ms())
-        self.slave = None
-        machine = ElectedMaster(
-            self.me,
-            self._facts(),
-            sss=term.sss,
-            elr=term.elr,
-            storages=term.storages,
-            leads=self.leads,
-            now_ms=self.clock.monotonic_ms(),
-            epoch=term.epoch,
-            confirm=confirm,
-            ack_all=options.ack == "all",
-            min_isr=options.min_isr,
-            sync_flush=options.flush == "sync",
-            lag_ms_max=int(options.lag_max_s * 1000),
-        )
-        self.journal = self.new_journal(confirmed=machine.confirm)
-        self.master = ElectedReplication(
-            store,
-            machine,
-            clock=self.clock,
-            read_executor=self._read_pool,
-            log=self._log,
-            on_step_down=on_step_down,
-            refused=refused,
-            catchup_bytes_s=options.catchup_mib_s * MIB,
-            on_wanted=partial(self.on_wanted, term.epoch),
-        )
-        self.master.moved = self.journal.moved
-        self.master.on_damaged = self.on_damaged
-        self._attach(self.journal, self.master)
-        return self.master
-
-    def forget_promises(self) -> None:
-        """An operator, or the loss of all page caches, has decided that some of what was promised is gone."""
-        self.standing.note(epoch=self.epoch, confirm=0, promised=0, role=SLAVE)
-
-    def let_go(self) -> None:
-        self.on_close()  # all is durable
-        super().let_go()
 
 
 class FailoverProcess(BrokerProcess):
@@ -232,17 +165,7 @@ class FailoverProcess(BrokerProcess):
         """A loop that was held up for less than it takes to be cut off, or was frozen with the thread that cuts, may find
         requests before it finds that its lease is over."""
         assert self._cutoff is not None
-        is_over = self._cutoff.is_over
-
-        def in_time(handler: Handler) -> Handler:
-            def handle(peer: Peer, message: WireMessage) -> Awaitable[None] | None:
-                if is_over():
-                    raise self._not_master()
-                return handler(peer, message)
-
-            return handle
-
-        return {code: in_time(handler) for code, handler in super().node_handlers().items()}
+        return until(self._cutoff.is_over, super().node_handlers(), self._not_master)
 
     def _was_cut_off(self, sockets: int) -> None:
         """The loop was held up past the lease, and nobody could be served meanwhile: give up the role, listen again."""
@@ -427,7 +350,7 @@ class FailoverProcess(BrokerProcess):
         if await has_ended(target.address, is_refused) and self._election is not None and self._target is target:
             self._election.master_refuses(target.epoch)
 
-    async def _promote(self, accept_loss: bool) -> dict[str, Any]:
+    async def _promote(self, accept_loss: bool, above: int) -> dict[str, Any]:
         """Hand over to this member; or, where there is no master, make it one whatever it lacks."""
         election = self._election
         if election is None:
@@ -456,46 +379,3 @@ class FailoverProcess(BrokerProcess):
 
     def _pledge(self, epoch: int) -> bool:
         return self._election is not None and self._election.asked_to_pledge(epoch)
-
-
-class PledgingMembers(MemberHandlers):
-    """PLEDGE beside what every member answers."""
-
-    def __init__(self, pledge: Callable[[int], bool], **others: Any) -> None:
-        super().__init__(**others)
-        self._pledge = pledge
-
-    def table(self) -> dict[int, Handler]:
-        return {**super().table(), Code.PLEDGE: self.pledge}
-
-    def pledge(self, peer: Peer, message: WireMessage) -> None:
-        epoch = fields.number(wire.decode_json(message.body, what="PLEDGE"), "epoch")
-        peer.reply_json(message, {"pledged": self._pledge(epoch)})
-
-
-def etcd_access(options: BrokerOptions) -> EtcdAccess:
-    endpoints: list[Endpoint] = [
-        parse_endpoint(part, default_port=ETCD_PORT) for part in options.etcd.split(",") if part.strip()
-    ]
-    return EtcdAccess(
-        tuple(endpoints),
-        ca=options.etcd_ca,
-        certificate=options.etcd_certificate,
-        key=options.etcd_key,
-        user=options.etcd_user or None,
-        password_file=options.etcd_password_file,
-    )
-
-
-def election_options(options: BrokerOptions) -> ElectionOptions:
-    return ElectionOptions(
-        lease_ms=round(options.lease_s * 1000),
-        renew_ms=round(options.renew_s * 1000),
-        leader_change_ms=round(options.etcd_leader_change_s * 1000),
-        min_isr=options.min_isr,
-        ack_all=options.ack == "all",
-        refusals=options.takeover_on_refusal,
-        unclean=options.unclean_election,
-        learner=options.learner,
-        found=options.failover_init,
-    )

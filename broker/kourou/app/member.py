@@ -29,6 +29,7 @@ from kourou.broker.services.replication.master import MasterReplication
 from kourou.broker.services.replication.messages import CopyFacts
 from kourou.broker.services.replication.slave import Dial, SlaveReplication
 from kourou.broker.services.replication.tail import read_tail
+from kourou.broker.services.scrubbing import STEP_S, Scrubber
 from kourou.broker.store import fullcopy
 from kourou.broker.store.copying import cut_back
 from kourou.broker.store.files import OsFiles
@@ -48,6 +49,7 @@ class MemberNode(BrokerNode):
     slave: SlaveReplication | None = None
     on_let_go: Callable[[], None] = staticmethod(lambda: None)  # the process ends, and all is durable
     on_damaged: Callable[[str], None] = staticmethod(lambda reason: None)  # other members have the log whole
+    _scrubber: Scrubber | None = None
     copy: Copy | None = None  # of another member, which the log has to catch up with
 
     def open_storage(self) -> None:
@@ -71,6 +73,13 @@ class MemberNode(BrokerNode):
         """The highest that this member knows of."""
         heard = self.slave.machine.epoch if self.slave is not None else 0
         return max(self.store.epoch, self.standing.epoch, heard)
+
+    def heard_of(self, epoch: int) -> None:
+        """Somebody knows of this one: what this member begins is above it."""
+        self.note_standing()
+        standing = self.standing
+        if epoch > standing.epoch:
+            standing.note(epoch=epoch, confirm=standing.confirm, promised=standing.promised, role=standing.role)
 
     @property
     def role(self) -> str:
@@ -125,6 +134,8 @@ class MemberNode(BrokerNode):
 
     def build(self) -> None:
         super().build()
+        if self.master is not None:
+            self.master.lease_ms = self.leases.wall_ms
         if self.options.slave_reads:
             self._far_bytes = self.options.slave_reads_behind_mib * MIB or int(MEMORY_SHARE * _memory_bytes())
             self.delivery.slaves_for = self._slaves_for
@@ -204,6 +215,12 @@ class MemberNode(BrokerNode):
     def keep_member(self, tasks: Periodic) -> None:
         """What every member does, whatever its role."""
         tasks.every(1.0, "standing", self.note_standing)
+        if self.options.scrub_hours:
+            self._scrubber = Scrubber(
+                self.store, executor=self._upkeep_pool, clock=self.clock, log=self._log,
+                every_ms=int(self.options.scrub_hours * 3_600_000), on_damaged=self._scrubbed_out,
+            )  # fmt: skip
+            tasks.every(STEP_S, "scrub", self._scrubber.step)
         if self.built:
             return
         tasks.every(self.options.flush_interval_ms / 1000, "flush", self.journal.flush_periodically)
@@ -214,6 +231,20 @@ class MemberNode(BrokerNode):
             tasks.every(1.0, "disk", self.upkeep.watch_disk)
             tasks.every(5.0, "retention", self.upkeep.retain)
             tasks.every(30.0, "timer files", self.slave.keep)
+
+    def _scrubbed_out(self, reason: str) -> None:
+        """A master without others in sync goes on: there is nobody who could do better."""
+        if self.master is None or self.master.in_sync():
+            self.on_damaged(f"its log is damaged: {reason}")
+
+    @property
+    def damaged(self) -> str | None:
+        """What is wrong with the log, as far as that was found since the start."""
+        if self.master is not None and self.master.damaged is not None:
+            return self.master.damaged
+        if self._scrubber is not None and self._scrubber.damaged:
+            return f"damaged at {', '.join(map(str, self._scrubber.damaged))}"
+        return None
 
     async def _snapshot_if_due(self) -> None:
         if self.copy is None:
@@ -235,7 +266,7 @@ class MemberNode(BrokerNode):
         elif self.slave is not None:
             machine = self.slave.machine
             confirm, promised, epoch, role = machine.confirm, machine.promised, max(self.epoch, machine.epoch), SLAVE
-            self.stored = self.slave.stored
+            self.lease_ahead_ms = self.slave.lease_ahead_ms
         else:
             return
         standing.note(epoch=epoch, confirm=confirm, promised=promised, role=role)
@@ -325,6 +356,7 @@ class MemberNode(BrokerNode):
         replication = self.master.status() if self.master is not None else {}
         if self.slave is not None:
             replication = self.slave.status()
+        replication["damaged"] = self.damaged
         facts = super().status() if self.built else self.storage_status()
         return {**facts, "role": self.role, "replication": replication}
 

@@ -68,7 +68,7 @@ class BrokerNode:
     def __init__(self, options: BrokerOptions, *, log: Any, on_failure: Callable[[str], None]) -> None:
         self.options = options
         self.clock = SystemClock()
-        self.stored: tuple[int, int] | None = None  # of the last frame of the master that was followed: LeaseClock
+        self.lease_ahead_ms: int | None = None  # of a master that was followed: LeaseClock
         self.metrics = Metrics()
         self._log = log
         self._on_failure = on_failure
@@ -173,7 +173,7 @@ class BrokerNode:
             checks_max=options.transaction_checks_max,
             age_ms_max=int(options.retention_hours * 3_600_000),
         )
-        leases = LeaseClock(clock, self.stored)
+        self.leases = leases = LeaseClock(clock, self.lease_ahead_ms)
         self.shared = SharedService(store, state, self.journal, self.records, self.handles, clock=leases, log=self._log)
         self.produce = ProduceService(state, self.journal, check_due=self.timers.check_due)
         self.build_reading()

@@ -36,6 +36,7 @@ class BrokerOptions:
     on_shortage: str = "refuse"  # with ack = all and fewer members than min_isr: refuse sends, or degrade to those there are
     catchup_mib_s: float = 100.0  # what slaves that are not in sync are sent, all together; 0: no limit
     retain_for_lagging_mib: int = 10 * 1024  # log kept for a slave that is connected and behind
+    scrub_hours: float = 24.0  # in which the log is read once to find what has rotted; 0: never
     slave_reads: bool = True  # native stream consumers that are far behind read at a slave in sync
     slave_reads_behind_mib: int = 0  # so far, in the log; 0: two fifths of this machine's memory
     learner: bool = False  # a slave that follows and never counts as in sync
@@ -94,6 +95,7 @@ class BrokerOptions:
             raise BadRequest("option on_shortage = degrade is for failover = static: an elected master keeps its promise")
         _within("catchup_mib_s", self.catchup_mib_s, 0, 1 << 20)
         _within("retain_for_lagging_mib", self.retain_for_lagging_mib, 0, 1 << 40)
+        _within("scrub_hours", self.scrub_hours, 0, 24 * 3650)
         _within("slave_reads_behind_mib", self.slave_reads_behind_mib, 0, 1 << 40)
         _among("failover", self.failover, ("static", "etcd"))
         _within("lease_s", self.lease_s, 0.5, 300)

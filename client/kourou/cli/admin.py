@@ -47,7 +47,8 @@ def promote(
             raise CommandFailed(f"broker {group} has no member {id}; registered are: {known}")
         if not accept_loss:
             await _check_others(members, chosen)
-        return await _ask(chosen, Code.PROMOTE, {"accept_loss": accept_loss})
+        above = max(member["epoch"] for member in members)  # that any of them has heard of
+        return await _ask(chosen, Code.PROMOTE, {"accept_loss": accept_loss, "above": above})
 
     answer = ask(server, work)
     if output == "json":

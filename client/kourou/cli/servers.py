@@ -181,6 +181,9 @@ class ReplicationFlags:
     retain_for_lagging_mib: Annotated[
         int | None, _number("retain_for_lagging_mib", "MiB of log kept for a slave that is connected and behind.")
     ] = None
+    scrub_hours: Annotated[
+        float | None, _number("scrub_hours", "Hours in which the log is read once to find what has rotted; 0: never.")
+    ] = None
     slave_reads: Annotated[
         bool | None, Parameter(help="Native stream consumers that are far behind read at a slave (default: on).")
     ] = None

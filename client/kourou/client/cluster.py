@@ -35,6 +35,7 @@ from kourou.core.wire import Code, WireMessage
 from kourou.transport.connection import Connection, Pushed, connect
 
 QUEUES_DEFAULT = 8  # of topics that are created automatically
+LEAVE_S = 0.5  # what a former master has not answered by then it will not answer
 
 
 class Cluster:
@@ -137,6 +138,19 @@ class Cluster:
         changed.set()
         for listener in list(self._listeners):
             listener()
+        for broker, connection in self._brokers.items():
+            if self._is_former(broker, connection):
+                self._loop.call_later(LEAVE_S, self._leave, broker, connection)
+
+    def _is_former(self, broker: str, connection: Connection) -> bool:
+        """Is another process the master now?"""
+        master = self.masters.get(broker)
+        return not connection.closed and master is not None and connection.endpoint != master
+
+    def _leave(self, broker: str, connection: Connection) -> None:
+        """One that is frozen or cut off never ends a connection, and whoever uses it would wait."""
+        if self._is_former(broker, connection):
+            connection.abort("another process is the master now")
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call back after each change of a route."""

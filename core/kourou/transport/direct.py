@@ -1,7 +1,8 @@
 """Sending past the event loop: straight into a connection's socket, while nothing of it waits in the loop's own buffer.
 
-The loop writes at the end of its turn; what can't wait for that, or need not be copied at all, goes here. A piece of a file
-goes from the page cache into the socket by sendfile. What the socket does not take goes on through the loop, in order.
+For pieces of files: they go by way of one small buffer that stays in the processor's cache, not by fresh memory for each.
+(sendfile saves the sender nothing on top of that, and costs the receiver half as much again, page by page.) What the socket
+does not take goes on through the loop, in order.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import os
 import socket
 from typing import Protocol
 
-SENDFILE_FROM = 16 * 1024  # less is copied faster
+CHUNK = 256 * 1024
 
 
 class Piece(Protocol):
-    """A file that can be sent; by sendfile when it has a descriptor ``fd``."""
+    """A file that can be sent, past fresh memory when it has a descriptor ``fd``."""
 
     def read(self, offset: int, size: int) -> bytes: ...
 
@@ -26,6 +27,7 @@ class Direct:
     def __init__(self, transport: asyncio.Transport, sock: socket.socket) -> None:
         self._transport = transport
         self._socket = sock
+        self._buffer = memoryview(bytearray(CHUNK))
 
     def close(self) -> None:
         self._socket.close()
@@ -44,7 +46,7 @@ class Direct:
     def write_file(self, head: bytes, file: Piece, at: int, size: int) -> None:
         """The same for a head and a piece of a file, which should be in memory: the loop waits if it is not."""
         number = getattr(file, "fd", None)
-        if size < SENDFILE_FROM or number is None:
+        if size < CHUNK or number is None:
             self.write(head + file.read(at, size))
             return
         sent = self._send(head, socket.MSG_MORE) if self.free else 0
@@ -52,16 +54,19 @@ class Direct:
             self._transport.write(head[sent:])
             self._transport.write(file.read(at, size))
             return
-        try:
-            sent = os.sendfile(self._socket.fileno(), number, at, size)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            sent = 0  # the loop meets the same, and knows what to do
-        if sent < size:
-            self._transport.write(file.read(at + sent, size - sent))
+        done = 0
+        while done < size:
+            view = self._buffer[: size - done]
+            if os.preadv(number, [view], at + done) < len(view):
+                break
+            sent = self._send(view, 0)
+            done += sent
+            if sent < len(view):
+                break
+        if done < size:
+            self._transport.write(file.read(at + done, size - done))
 
-    def _send(self, data: bytes, flags: int) -> int:
+    def _send(self, data: bytes | memoryview, flags: int) -> int:
         try:
             return self._socket.send(data, flags)
         except OSError:  # it would block, or the connection is broken, which the loop finds out
@@ -70,7 +75,7 @@ class Direct:
 
 def direct(transport: asyncio.Transport) -> Direct | None:
     """None where bytes don't go to the socket as they are."""
-    if transport.get_extra_info("sslcontext") is not None or not hasattr(os, "sendfile"):
+    if transport.get_extra_info("sslcontext") is not None:
         return None
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):

@@ -110,10 +110,7 @@ async def clock_of_follower(scene: Scene) -> str:
 
 
 async def clock_of_master(scene: Scene) -> str:
-    """Back only: with a clock that is ahead a master delivers early what is due by the clock, and is right to.
-
-    When it is set right, which is a jump ahead, leases of shared groups end before their time: they are by the clock, too.
-    """
+    """Back only: with a clock that is ahead a master delivers early what is due by the clock, and is right to."""
     return await _clock(await scene.master(), scene, -HOUR_S)
 
 
@@ -130,5 +127,5 @@ KINDS = [
     Kind("wipe-follower", wipe_follower),
     Kind("old-disk", old_disk),
     Kind("clock-follower", clock_of_follower, bad_host=True),
-    Kind("clock-master-back", clock_of_master, bad_host=True, named=True),
+    Kind("clock-master-back", clock_of_master, bad_host=True),
 ]

@@ -50,4 +50,3 @@ class Kind:
     stops: bool = False  # nothing can be written while it lasts: the bound counts from when it was healed
     bad_host: bool = False  # needs the library of badhost.py
     may_end: bool = False  # processes may end by themselves
-    named: bool = False  # only when it is asked for by name: what it does is known, and fails a check

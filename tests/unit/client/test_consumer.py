@@ -205,6 +205,21 @@ async def test_a_broken_connection_is_made_again() -> None:
             assert to.request == server.subscriptions[0].request
 
 
+async def test_a_former_master_that_does_not_end_its_connections_is_left() -> None:
+    """Frozen or cut off, it ends none."""
+    async with FakeServer() as server, FakeServer("b") as old, FakeServer("b") as new:
+        server.brokers = {"b": old}
+        server.add_topic("t", placement={"b": 1})
+        old.topics = new.topics = server.topics
+        async with Client(server.address) as client, client.consumer("t", group="g") as consumer:
+            old.assign(await old.subscribed(), 0)
+            server.brokers = {"b": new}
+            server.push_routes()
+            new.assign(to := await new.subscribed(), 0)
+            new.deliver(to, 0, plain(b"0"), 1)
+            assert [m.body for m in await take(consumer, 1)] == [b"0"]
+
+
 async def test_brokers_that_appear_later() -> None:
     async with FakeServer() as server, FakeServer("b") as other:
         server.add_topic("t")

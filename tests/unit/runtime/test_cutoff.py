@@ -144,8 +144,13 @@ async def test_a_time_that_is_moved_on_does_not_pass() -> None:
             async with asyncio.timeout(LIMIT_S):
                 while looks == before:
                     await asyncio.sleep(0.005)
+            assert not cutoff.is_over()
+            now_ms += 600
+            assert cutoff.is_over()  # although it was not cut yet
+            now_ms -= 600
         cutoff.allow(None)
         now_ms = 10_000
+        assert not cutoff.is_over()
         cutoff.allow(10_600)
         assert not told
     finally:

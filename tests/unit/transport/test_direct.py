@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kourou.transport.direct import SENDFILE_FROM, direct
+from kourou.transport.direct import CHUNK, direct
 
 
 class File:
@@ -46,7 +46,7 @@ async def test_everything_arrives_in_order_at_a_slow_reader(tmp_path: Path, kind
     expected = bytearray()
     for number in range(30):
         head = b"head %d" % number
-        at, size = number * 1000, (100, SENDFILE_FROM, 700_000)[number % 3]
+        at, size = number * 1000, (100, CHUNK, 700_000)[number % 3]
         sender.write_file(head, file, at, size)
         expected += head + data[at : at + size]
         near.write(b"through the loop")

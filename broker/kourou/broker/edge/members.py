@@ -19,7 +19,7 @@ class MemberHandlers:
         *,
         status: Callable[[], dict[str, Any]],
         digest: Callable[[], dict[str, Any]],
-        promote: Callable[[bool], Awaitable[dict[str, Any]]],
+        promote: Callable[[bool, int], Awaitable[dict[str, Any]]],
     ) -> None:
         self._status = status
         self._digest = digest
@@ -36,7 +36,8 @@ class MemberHandlers:
 
     async def promote(self, peer: Peer, message: WireMessage) -> None:
         value = wire.decode_json(message.body, what="PROMOTE")
-        peer.reply_json(message, await self._promote(fields.flag(value, "accept_loss", False)))
+        above = fields.number(value, "above", 0, high=(1 << 32) - 1)
+        peer.reply_json(message, await self._promote(fields.flag(value, "accept_loss", False), above))
 
 
 def refusing(served: Mapping[int, Handler], why: Callable[[], KourouError]) -> dict[int, Handler]:
@@ -46,3 +47,17 @@ def refusing(served: Mapping[int, Handler], why: Callable[[], KourouError]) -> d
         raise why()
 
     return {**{int(code): refuse for code in Code if code not in (Code.HELLO, Code.PING)}, **served}
+
+
+def until(is_over: Callable[[], bool], served: Mapping[int, Handler], why: Callable[[], KourouError]) -> dict[int, Handler]:
+    """A table that serves these until it is over, then refuses them with ``why``."""
+
+    def in_time(handler: Handler) -> Handler:
+        def handle(peer: Peer, message: WireMessage) -> Awaitable[None] | None:
+            if is_over():
+                raise why()
+            return handler(peer, message)
+
+        return handle
+
+    return {int(code): in_time(handler) for code, handler in served.items()}

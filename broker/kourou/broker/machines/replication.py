@@ -120,6 +120,7 @@ class Ping:
     confirm: int
     members: tuple[int, ...] = ()  # of the sync state set; the master's pings alone
     eligible: tuple[int, ...] = ()
+    lease_ms: int | None = None  # the master's time of leases, set as it is sent
 
 
 Message = Hello | Welcome | CopyNeeded | StaleMaster | Refused | Ready | Ack | Ping

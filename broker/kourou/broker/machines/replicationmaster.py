@@ -257,7 +257,7 @@ class ReplicationMaster:
         session.streaming = True
         session.sent = session.appended = ready.end
         session.flushed = ready.flushed
-        session.heard_ms = session.caught_up_ms = now_ms
+        session.heard_ms = now_ms  # a session that begins is no catching up: one that can't write begins many
         session.sample = (now_ms, self.end)
         self._progressed(session, now_ms)
 

@@ -140,11 +140,11 @@ def _sweep(files: Files, log: CommitLog, notice: Notice) -> list[int]:
 def _read_epochs(store: Store, older: bytes | None, notice: Notice) -> None:
     """The cache is gone: look at every frame of the metadata queue, which holds the EPOCH frames. Of what retention has
     deleted a snapshot knows: without the place where the first epoch began the log would share none with other members'."""
-    past = Epochs.decode(older)
-    deleted = [entry for entry in past.entries if entry[1] < store.log.start] if past is not None else []
-    known, store.epochs.entries = store.epochs.entries, deleted
+    past, found = Epochs.decode(older), Epochs()
+    if past is not None:
+        found.entries = [entry for entry in past.entries if entry[1] < store.log.start]
     low, high = store.queue_bounds(METADATA_KEY)
-    heads = {offset for _, offset in known}
+    heads = {offset for _, offset in store.epochs.entries}
     while low < high:
         refs = store.index.refs(METADATA_KEY, low, limit=256)
         if not refs:
@@ -156,9 +156,10 @@ def _read_epochs(store: Store, older: bytes | None, notice: Notice) -> None:
     for offset in sorted(heads):
         file, at = store.log.locate(offset)
         try:
-            store.epochs.note(parse_prefix(file.read(at, PREFIX_SIZE)).epoch, offset)
+            found.note(parse_prefix(file.read(at, PREFIX_SIZE)).epoch, offset)
         except (FrameInvalid, UnsupportedVersion):
             continue  # damaged; it is named where the log is read
+    store.epochs.entries = found.entries
     store.epoch = store.epochs.latest
     if store.epochs.entries:
         notice("epochs_rebuilt", {"epochs": len(store.epochs.entries), "latest": store.epoch})

@@ -131,23 +131,33 @@ class Settler:
             elif isinstance(result, InvalidReceiptHandle) and job.unknown and job.change is not None:
                 job.end(None)
             else:
-                job.end(result)
+                job.end(self._told(result) if job.unknown else result)
         return again
+
+    def _told(self, failure: KourouError) -> KourouError:
+        """After an attempt whose answer was lost, that nobody could be asked again says nothing about it."""
+        if not (is_retryable(failure) or isinstance(failure, DeadlineExceeded)):
+            return failure
+        return OutcomeUnknown(
+            f"broker {self.broker} did not answer an earlier attempt, which may have taken effect: {failure}"
+        )
 
     async def bury(self, handle: bytes, reason: str, *, timeout_s: float) -> None:
         """Repeated like an acknowledgement: a message that is buried already is no error."""
         header, body = settling.encode_bury(self._group, handle, reason)
         deadline = self._loop.time() + timeout_s
         backoff = Backoff(self._cluster.rng)
+        unknown = False  # it may have taken effect
         while True:
             try:
                 connection = await self._cluster.broker(self.broker)
                 await connection.ask(Code.BURY, header=header, parts=(body,), timeout_s=ASK_S)
                 return
             except KourouError as failure:
+                unknown |= isinstance(failure, OutcomeUnknown)
                 again = is_retryable(failure) or isinstance(failure, OutcomeUnknown)
                 if not again or self._loop.time() >= deadline:
-                    raise
+                    raise (self._told(failure) if unknown else failure) from None
             await asyncio.sleep(backoff.next_ms() / 1000)
 
     async def drain(self, timeout_s: float) -> None:

@@ -227,6 +227,27 @@ def test_a_new_hello_ends_the_old_session() -> None:
     assert master.current(2, 8)
 
 
+def test_sessions_in_which_nothing_is_written_are_no_catching_up() -> None:
+    """A slave with a full disk: it is welcomed, fails to append, and dials again, and again."""
+    master = master_of(log_of(10, (1, 0)))
+    join(master, 1, log_of(10, (1, 0)))
+    join(master, 2, log_of(10, (1, 0)), replica=2, session=8)
+    assert master.set_members() == (0, 1, 2)
+    master.appended(30)
+    master.sent(2, 8, 30)
+    for number, now_ms in enumerate(range(0, LAG_MS + 1, 100)):
+        master.acked(2, Ack(8, 1, 30, 30), now_ms=now_ms)
+        link, session = 10 + number, 100 + number
+        master.hello(link, hello_of(log_of(10, (1, 0)), session=session), now_ms=now_ms)
+        master.ready(link, Ready(session, 10, 10), now_ms=now_ms)
+        master.lost(link)
+        master.tick(now_ms=now_ms)
+    assert master.confirm == 10
+    master.tick(now_ms=LAG_MS + 1)
+    assert master.set_members() == (0, 2)
+    assert master.confirm == 30
+
+
 def test_another_disk_under_a_member_s_id_leaves_the_set() -> None:
     log = log_of(100, (1, 0))
     master = master_of(log)

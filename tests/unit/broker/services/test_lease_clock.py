@@ -23,7 +23,7 @@ def test_it_begins_with_the_walls_time_and_does_not_jump_with_it() -> None:
 def test_a_new_master_goes_on_with_the_time_of_the_former() -> None:
     clock = ManualClock(monotonic_ms=70_000)
     former_ms = clock.wall_ms() - HOUR_MS  # this member's clock is an hour ahead
-    leases = LeaseClock(clock, (former_ms, 60_000))
+    leases = LeaseClock(clock, former_ms - 60_000)
     assert leases.wall_ms() == former_ms + 10_000
     clock.advance(500)
     assert leases.wall_ms() == former_ms + 10_500

@@ -29,6 +29,7 @@ from kourou.broker.services.replication.messages import (
 from kourou.broker.services.replication.pace import Pace
 from kourou.broker.services.replication.rot import Stuck
 from kourou.broker.services.replication.slave import MasterLink, SlaveReplication
+from kourou.broker.services.shared.leaseclock import LeaseClock
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.commitlog import segment_name
 from kourou.broker.store.files import File
@@ -519,3 +520,17 @@ def test_a_hello_that_does_not_parse(value: dict[str, Any]) -> None:
         hello_of(value)
     with pytest.raises(BadRequest):
         answer_of(value)
+
+
+async def test_a_slave_knows_the_masters_time_of_leases() -> None:
+    async with pair() as (master, slave, _net):
+        slave.clock.jump_wall(3_600_000)
+        leases = LeaseClock(master.clock)
+        master.master.lease_ms = leases.wall_ms
+        await until(lambda: slave.slave.lease_ahead_ms is not None)
+        ahead_ms = slave.slave.lease_ahead_ms
+        assert LeaseClock(slave.clock, ahead_ms).wall_ms() == leases.wall_ms()
+        slave.slave._note_lease_time(slave.store.epoch, (ahead_ms or 0) - 5_000)  # a ping that was long under way
+        assert slave.slave.lease_ahead_ms == ahead_ms
+        slave.slave._note_lease_time(slave.store.epoch + 1, (ahead_ms or 0) - 5_000)  # another master
+        assert slave.slave.lease_ahead_ms == (ahead_ms or 0) - 5_000

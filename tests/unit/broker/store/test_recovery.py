@@ -514,6 +514,7 @@ def test_epochs_of_a_deleted_part_of_the_log() -> None:
         if number in (0, 3):
             opened.store.begin_epoch(number + 1, store_ms=START_MS)
         opened.append(message(0, number, 900))
+        opened.append(metadata(b'{"a":1}'), client=False)
     opened.seal()
     opened.snapshot()
     for base in opened.store.droppable(floor=20_000):
@@ -525,6 +526,12 @@ def test_epochs_of_a_deleted_part_of_the_log() -> None:
     again = open_disk(disk)
     assert again.store.epochs.entries == places
     assert again.events == ["epochs_rebuilt"]
+    disk.kill()
+    disk.delete(EPOCHS)
+    disk.flip(index_name(again.store.log.start), 200)  # and an index on the way to them is damaged
+    third = open_disk(disk)
+    assert third.store.epochs.entries == places
+    assert third.events == ["index_damaged", "index_rebuilt", "epochs_rebuilt"]
 
 
 def test_epochs_above_a_cut_are_forgotten() -> None:

@@ -22,7 +22,7 @@ class ElectedReplication(MasterReplication):
 
     def refusal(self, *, unconfirmed_bytes: int, waiting: int) -> KourouError | None:
         if self.draining:
-            return Busy("the master of this broker group is handing over", retry_after_ms=50)
+            return Busy("the master of this broker group is handing over", retry_after_ms=20)
         return super().refusal(unconfirmed_bytes=unconfirmed_bytes, waiting=waiting)
 
     def decided(self, sss: tuple[int, ...], elr: tuple[int, ...]) -> None:

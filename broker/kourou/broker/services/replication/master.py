@@ -9,6 +9,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -95,6 +96,7 @@ class MasterReplication:
         self.serving = asyncio.Event()  # the term's first frame is confirmed
         self.moved: Callable[[], None] = lambda: None  # the journal is told so
         self.attach: Callable[[], None] = lambda: None  # a slave is here: the journal has to ask from now on
+        self.lease_ms: Callable[[], int | None] = lambda: None  # known once there are shared groups to lease
         self.bytes_out = 0
         self._store = store
         self._clock = clock
@@ -235,7 +237,6 @@ class MasterReplication:
             "eligible": sorted(machine.eligible),
             "serving": self.serving.is_set(),
             "degraded": machine.degraded,
-            "damaged": self.damaged,
             "slaves": [
                 {
                     "broker_id": s.member.replica,
@@ -303,6 +304,8 @@ class MasterReplication:
             return
         link = self._links.get(number)
         if link is not None:
+            if isinstance(message, Ping):
+                message = replace(message, lease_ms=self.lease_ms())
             code, header, value = encode(message)
             link.push(code, header=header, parts=() if value is None else (encode_json(value),))
 

@@ -46,9 +46,9 @@ def encode(message: Message) -> tuple[int, bytes, object | None]:
             return Code.REPLICA_READY, b"", {"session": session, "end": end, "flushed": flushed}
         case Ack(session, epoch, appended, flushed):
             return Code.REPLICA_ACK, wire.REPLICA_ACK_HEAD.pack(session, epoch, 0, appended, flushed), None
-        case Ping(session, epoch, end, confirm, members, eligible):
+        case Ping(session, epoch, end, confirm, members, eligible, lease_ms):
             ping = {"session": session, "epoch": epoch, "end": end, "confirm": confirm}
-            return Code.REPLICA_PING, b"", {**ping, "set": list(members), "eligible": list(eligible)}
+            return Code.REPLICA_PING, b"", {**ping, "set": list(members), "eligible": list(eligible), "lease_ms": lease_ms}
     raise AssertionError(f"{message} is an answer")
 
 
@@ -140,6 +140,7 @@ def ping_of(message: WireMessage) -> Ping:
         _u64(value, "confirm"),
         tuple(fields.numbers(value, "set", count_max=1_000) or ()),
         tuple(fields.numbers(value, "eligible", count_max=1_000) or ()),
+        fields.optional_number(value, "lease_ms"),
     )
 
 

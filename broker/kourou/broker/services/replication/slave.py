@@ -47,6 +47,7 @@ from kourou.core.wire import Code, WireMessage, encode_json
 
 TICK_S = 0.05
 ASK_S = 5.0
+SESSION_MS = 1_000  # one that lasted so long was no failure to begin
 FILE_PIECE_BYTES = 1024 * 1024
 
 
@@ -105,7 +106,8 @@ class SlaveReplication:
         self._journal = journal
         self._dial = dial
         self._clock = clock
-        self.stored: tuple[int, int] | None = None  # the last frame's store time, and when it came; ms
+        self.lease_ahead_ms: int | None = None  # of the monotonic clock here, the master's time of leases
+        self._lease_epoch = 0
         self._log = log
         self._on_truncate = on_truncate
         self._on_copy = on_copy
@@ -176,9 +178,11 @@ class SlaveReplication:
         backoff = Backoff(random.Random(), first_ms=50)
         while not self.machine.over:
             self._wake.clear()
+            begun, end = self._clock.monotonic_ms(), self.machine.end
             try:
                 await self._session()
-                backoff.reset()
+                if self.machine.end > end or self._clock.monotonic_ms() - begun > SESSION_MS:
+                    backoff.reset()  # it was of use; one without room on its disk loses each session at once
             except KourouError as failure:
                 if str(failure) != self.last_error:
                     self._log.warning("master_not_followed", reason=str(failure))
@@ -300,8 +304,16 @@ class SlaveReplication:
         except KourouError as failure:
             self._give_up(str(failure))
             return
-        self.machine.pinged(number, ping, now_ms=self._clock.monotonic_ms())
+        now_ms = self._clock.monotonic_ms()
+        self.machine.pinged(number, ping, now_ms=now_ms)
+        if ping.lease_ms is not None:
+            self._note_lease_time(ping.epoch, ping.lease_ms - now_ms)
         self._perform()
+
+    def _note_lease_time(self, epoch: int, ahead_ms: int) -> None:
+        """The ping that was under way for the shortest time says it best."""
+        if self.lease_ahead_ms is None or epoch != self._lease_epoch or ahead_ms > self.lease_ahead_ms:
+            self.lease_ahead_ms, self._lease_epoch = ahead_ms, epoch
 
     def _drain(self) -> None:
         while self._inbox and not self._busy:
@@ -343,8 +355,6 @@ class SlaveReplication:
             self._give_up(str(failure))
             return False
         self.bytes_in += len(data)
-        if frames:
-            self.stored = frames[-1].prefix.store_ms, self._clock.monotonic_ms()
         self.machine.appended(batch)
         self._applying = True
         try:

@@ -2,7 +2,7 @@
 
 A lease is a duration, but what is written in the log is when it ends. So the clock it ends by must neither jump with the
 wall clock nor be another one when another member takes over: it begins with the wall's time, or, where this process has
-followed the former master, with the time of that one's last frame; from there on it goes as CLOCK_MONOTONIC does.
+followed the former master, with what its pings said; from there on it goes as CLOCK_MONOTONIC does.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from kourou.core.clock import Clock
 
 
 class LeaseClock:
-    """``stored``: the store time of the last frame of the former master, and when it came by the monotonic clock; ms."""
+    """``ahead_ms``: how far the former master's was ahead of the monotonic clock here."""
 
-    def __init__(self, clock: Clock, stored: tuple[int, int] | None = None) -> None:
+    def __init__(self, clock: Clock, ahead_ms: int | None = None) -> None:
         self._clock = clock
-        wall_ms, at_ms = stored or (clock.wall_ms(), clock.monotonic_ms())
-        self._ahead_ms = wall_ms - at_ms
+        self._ahead_ms = clock.wall_ms() - clock.monotonic_ms() if ahead_ms is None else ahead_ms
 
     def monotonic_ms(self) -> int:
         return self._clock.monotonic_ms()

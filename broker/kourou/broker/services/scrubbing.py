@@ -1,0 +1,106 @@
+"""Reading the sealed part of the log from the disk, slowly, again and again: what has rotted is found while others have it.
+
+A step takes some milliseconds; how much it reads adapts to that, for small frames take longer to check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from kourou.broker.store.copying import check_frames, read_frames
+from kourou.broker.store.scan import find_next
+from kourou.broker.store.store import Store
+from kourou.core.clock import Clock
+from kourou.core.errors import DamagedLog
+
+STEP_S = 0.5  # between two steps
+STEP_MS = 3  # at most, or less is read the next time: the loop waits for a thread that checks frames
+BYTES_MIN = 64 * 1024
+BYTES_MAX = 4 * 1024 * 1024
+EPOCH_MAX = (1 << 32) - 1
+DAMAGED_MAX = 100  # places that are remembered
+
+
+class Log(Protocol):
+    def info(self, event: str, **fields: Any) -> Any: ...
+
+    def error(self, event: str, **fields: Any) -> Any: ...
+
+
+class Scrubber:
+    def __init__(
+        self, store: Store, *, executor: Executor, clock: Clock, log: Log, every_ms: int, on_damaged: Callable[[str], None]
+    ) -> None:
+        """``every_ms``: from the beginning of one reading of the log to that of the next."""
+        self.damaged: list[int] = []  # log offsets
+        self._store = store
+        self._executor = executor
+        self._clock = clock
+        self._log = log
+        self._every_ms = every_ms
+        self._on_damaged = on_damaged
+        self._at = store.min_offset
+        self._read = 0
+        self._begun_ms = clock.monotonic_ms()
+        self._size = BYTES_MIN
+
+    async def step(self) -> None:
+        store, end = self._store, self._store.log.bases[-1]
+        if self._at >= end:
+            now_ms = self._clock.monotonic_ms()
+            if self._read:
+                self._log.info("log_scrubbed", bytes=self._read, seconds=(now_ms - self._begun_ms) // 1000)
+                self._read = 0
+            if now_ms - self._begun_ms < self._every_ms:
+                return
+            self._begun_ms, self._at = now_ms, store.min_offset
+            return
+        self._at = at = max(self._at, store.min_offset)
+        after, failure, took_ms = await asyncio.get_running_loop().run_in_executor(self._executor, self._look, at, end)
+        self._read += after - at
+        self._at = after
+        self._size = min(BYTES_MAX, self._size * 2) if took_ms < STEP_MS / 2 else self._size
+        self._size = max(BYTES_MIN, self._size // 2) if took_ms > STEP_MS else self._size
+        if failure is not None and at >= store.min_offset and at not in self.damaged:
+            self.damaged = [*self.damaged[-DAMAGED_MAX:], at]
+            self._log.error("log_damaged", reason=failure, next=after)
+            self._on_damaged(failure)
+
+    def _look(self, at: int, end: int) -> tuple[int, str | None, float]:
+        """In a thread: where to go on, and what is wrong."""
+        begun = self._clock.monotonic_ms()
+        try:
+            file, place = self._store.log.locate(at)
+        except DamagedLog:
+            return self._next_segment(at, end), None, 0  # deleted meanwhile, or missing since the start, which has said so
+        file.forget(place, self._size)
+        try:
+            data = read_frames(self._store, at, end=end, bytes_max=self._size, cached_only=False, once=True)
+            assert data is not None
+            check_frames(memoryview(data), at, epoch_min=0, epoch_max=EPOCH_MAX)
+        except DamagedLog as failure:
+            whole = self._whole_before(at, end)
+            if whole > at:
+                return whole, None, STEP_MS
+            found = find_next(file, at - place, at + 1)
+            reason = str(failure).replace("arrived damaged", "is damaged")
+            return found if found is not None else self._next_segment(at, end), reason, STEP_MS
+        return at + len(data), None, self._clock.monotonic_ms() - begun
+
+    def _whole_before(self, at: int, end: int) -> int:
+        """Up to where the frames from here on are whole, one by one."""
+        while at < end:
+            try:
+                data = read_frames(self._store, at, end=end, bytes_max=1, cached_only=False)
+                assert data is not None
+                check_frames(memoryview(data), at, epoch_min=0, epoch_max=EPOCH_MAX)
+            except DamagedLog:
+                break
+            at += len(data)
+        return at
+
+    def _next_segment(self, at: int, end: int) -> int:
+        return min((base for base in self._store.log.bases if base > at), default=end)

@@ -1,0 +1,58 @@
+"""A master whose disk has changed a byte of its log, found out when a new member is sent it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from kourou.broker.store.commitlog import segment_name
+from tests.integration.etcd import needs_etcd
+from tests.integration.test_failover import elected, settled, start
+from tests.integration.test_replication import ALL, Group, client_of, group, pair, stored
+
+BODIES = [b"first", b"to be changed", b"last"]
+
+
+async def fill(made: Group) -> None:
+    async with client_of(made) as client:
+        await client.create_topic("t", queues=1)
+        async with client.producer(deadline_s=60) as producer:
+            for body in BODIES:
+                await producer.send("t", body)
+
+
+def rot(made: Group, member: int) -> None:
+    path = made.data(member) / segment_name(0)
+    with path.open("r+b") as file:
+        at = file.read().index(b"to be changed")
+        file.seek(at)
+        file.write(b"T")
+
+
+@needs_etcd
+async def test_an_elected_master_lets_one_lead_that_has_it_whole(tmp_path: Path) -> None:
+    with elected(tmp_path) as (made, _):
+        master = await start(made, 0, 1)
+        await fill(made)
+        await made.same(0, 1)
+        rot(made, master)
+        await asyncio.to_thread(made.start, 2)
+        assert await settled(made, 1 - master, 2) == 1 - master
+        assert await stored(made, 2, "t", 1) == BODIES
+        assert (await made.status(master))["role"] == "slave"
+    assert '"event": "log_damaged"' in made.members[master].output()
+
+
+async def test_a_static_master_says_so_and_goes_on(tmp_path: Path) -> None:
+    with group(tmp_path, *ALL) as made:
+        await pair(made)
+        await fill(made)
+        await made.same(0, 1)
+        rot(made, 0)
+        await asyncio.to_thread(made.start, 2)
+        facts = await made.until(0, lambda facts: facts["replication"]["damaged"] is not None)
+        assert facts["role"] == "master"
+        await made.promote(1)
+        await made.in_sync(1, 2)
+        assert await stored(made, 2, "t", 1) == BODIES
+    assert '"whole_at": [1]' in made.members[0].output()

@@ -1,0 +1,77 @@
+"""What has rotted in sealed segments is found, once, and nothing else is reported."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from kourou.broker.services.scrubbing import Scrubber
+from kourou.broker.store.commitlog import segment_name
+from kourou.broker.store.recovery import open_store
+from kourou.broker.store.store import Store
+from kourou.core.clock import ManualClock
+from tests.sim.disk import SimDisk
+from tests.sim.store import SMALL, START_MS, message
+from tests.unit.broker.services.engine import Notes
+
+HOUR_MS = 3_600_000
+
+
+class Scrubbed:
+    def __init__(self) -> None:
+        self.disk = SimDisk()
+        files = self.disk.files()
+        files.lock()
+        self.store: Store = open_store(
+            files, SMALL, restore=lambda parts: None, apply=lambda *frame: None, notice=lambda event, fields: None
+        ).store
+        for sequence in range(1, 200):
+            self.store.append([message(0, sequence, 300)], store_ms=START_MS)
+        self.clock, self.log, self.told = ManualClock(), Notes(), list[str]()
+        self.pool = ThreadPoolExecutor(1)
+        self.scrubber = Scrubber(
+            self.store, executor=self.pool, clock=self.clock, log=self.log, every_ms=HOUR_MS, on_damaged=self.told.append
+        )
+
+    async def read_all(self) -> None:
+        """Once to the end, and what is said there."""
+        before = self.log.events.count("log_scrubbed")
+        for _ in range(1_000):
+            await self.scrubber.step()
+            if self.log.events.count("log_scrubbed") > before:
+                return
+        raise AssertionError("it comes to no end")
+
+
+async def test_a_whole_log() -> None:
+    scrubbed = Scrubbed()
+    assert len(scrubbed.store.log.bases) > 2
+    await scrubbed.read_all()
+    assert (scrubbed.scrubber.damaged, scrubbed.told) == ([], [])
+    await scrubbed.scrubber.step()  # nothing before an hour has passed
+    assert scrubbed.log.events == ["log_scrubbed"]
+    scrubbed.clock.advance(HOUR_MS)
+    await scrubbed.read_all()
+    scrubbed.pool.shutdown()
+
+
+async def test_rot_is_found_where_it_is_and_reported_once() -> None:
+    scrubbed = Scrubbed()
+    base = scrubbed.store.log.bases[1]
+    offsets = list(scrubbed.store.log.frames(base, scrubbed.store.log.bases[2]))
+    scrubbed.disk.flip(segment_name(base), offsets[3] - base + 100)  # in a record
+    scrubbed.disk.flip(segment_name(base), offsets[5] - base + 5)  # in the size of a frame
+    await scrubbed.read_all()
+    assert scrubbed.scrubber.damaged == [offsets[3], offsets[5]]
+    assert len(scrubbed.told) == 2
+    scrubbed.clock.advance(HOUR_MS)
+    await scrubbed.read_all()
+    assert len(scrubbed.told) == 2
+    scrubbed.pool.shutdown()
+
+
+async def test_segments_that_are_deleted_meanwhile_are_no_damage() -> None:
+    scrubbed = Scrubbed()
+    scrubbed.store.log.drop(scrubbed.store.log.bases[0])
+    await scrubbed.read_all()
+    assert scrubbed.told == []
+    scrubbed.pool.shutdown()

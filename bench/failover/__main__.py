@@ -26,11 +26,12 @@ from typing import Any
 from bench.failover import contestants, hosts, report
 from bench.failover.contestant import Cluster, say
 from bench.failover.measures import Figures, Round
-from bench.failover.sends import Verdict
+from bench.failover.sends import Send, Verdict
 from bench.node import ROOT, environment, server_python
 
 SHORT = ("kill", "freeze", "cut", "switchover", "kill_follower", "freeze_follower", "coordinator")
 LONG = ("coordinators_down", "far_behind", "restart_one", "restart_all")
+READS = 3
 
 
 def main() -> None:
@@ -103,8 +104,7 @@ def one_round(
                 say(f"  {kind.name} is left at this: what follows would be measured on a broken cluster")
                 break
         called = sender.finish()
-        cluster.read(folder / "read")
-        found = Verdict.of(sender.sends.all, called, array.array("q", (folder / "read").read_bytes()))
+        found = read_back(cluster, sender.sends.all, called)
         check = {**vars(found), "lost": len(found.lost), "lost_first": found.lost[:20], "failures": sender.failures()}
         result["checks"].append({"round": number, "contestant": kind.name, "called": called, **check})
         say(f"  acknowledged {found.acknowledged}, failed {found.failed}, lost {len(found.lost)}, twice {found.twice}")
@@ -123,6 +123,17 @@ def one_round(
             for process in (*cluster.clients, *cluster.members, *cluster.others):
                 shutil.copy(process.log, folder.parent / f"{folder.name}-{process.log.name}")
         cluster.stop()
+
+
+def read_back(cluster: Cluster, sends: list[Send], called: int) -> Verdict:
+    """Again when something is missing: a reader may have given up too early."""
+    file = cluster.folder / "read"
+    for _ in range(READS):
+        cluster.read(file)
+        found = Verdict.of(sends, called, array.array("q", file.read_bytes()))
+        if not found.lost:
+            break
+    return found
 
 
 def measured(round_: Round, name: str, options: Any) -> Figures:

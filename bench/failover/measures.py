@@ -1,7 +1,7 @@
 """The measures of one round: something is done to a cluster that a producer sends to, and what the producer saw of it.
 
 Each gives figures by name, in ms where nothing else is said. *First OK*: from the fault to the end of the first OK send that
-waited at the fault or was called after it. *Gap*: the longest time without an OK answer, from the fault on.
+was called after it. *Gap*: the longest time without an OK answer, from the fault on.
 """
 
 from __future__ import annotations

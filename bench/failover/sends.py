@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 RECORD = struct.Struct("<qqqB")
 OK, FAILED = 1, 2
-ANSWERS_ON_THE_WAY_NS = 5_000_000
 
 
 class Send(NamedTuple):
@@ -54,12 +53,9 @@ class Sends:
         return self.all[max(0, first - 1_000) :]
 
     def first_ok(self, fault: int) -> int | None:
-        """When the first OK send ended that waited at the fault or was called after it. Answers that were on their way at the
-        fault are not the new master's: what ends in the first 5 ms does not count."""
-        ends = [
-            send.ended for send in self._tail(fault) if send.outcome == OK and send.ended > fault + ANSWERS_ON_THE_WAY_NS
-        ]
-        return min(ends, default=None)
+        """When the first OK send ended that was called after the fault. Answers to earlier ones may have been on their way, or
+        waited at a busy client; nobody but the new master can have answered these."""
+        return min((send.ended for send in self._tail(fault) if send.outcome == OK and send.called > fault), default=None)
 
     def window(self, since: int, before: int) -> Window:
         return Window.of(self._tail(since), since, before)

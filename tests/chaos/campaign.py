@@ -20,7 +20,8 @@ from tests.chaos.report import Outcome, Run
 from tests.chaos.world import Unwell, World
 
 RUNNING_S = 90.0
-DRAIN_S = 120.0
+DRAIN_S = 180.0  # an official push consumer holds a message whose ack failed for a minute, or as long as it lives
+END_S = DRAIN_S + 60.0
 SEND_S = 30.0
 CALM_S = (0.5, 2.0)
 FAULT_S = 240.0  # no fault takes longer, waiting for the cluster included
@@ -56,6 +57,7 @@ class Campaign:
                 lambda: [
                     python, "-m", "tests.chaos.workload", "--native", native, "--official", world.official,
                     "--history", str(self._history), "--rate", str(rate), "--seed", str(run.seed),
+                    "--drain-s", str(DRAIN_S),
                 ],
                 logs=world.logs,
             )  # fmt: skip
@@ -172,7 +174,7 @@ class Campaign:
             run.problems.append(f"in the end: {failure}")
         if self._workload is not None:
             say("clients drain")
-            status = await self._workload.stop(timeout_s=DRAIN_S)
+            status = await self._workload.stop(timeout_s=END_S)
             if status not in (0, 2):
                 run.problems.append(f"the workload ended with status {status}:\n{self._workload.tail()}")
         await self._prober.stop()

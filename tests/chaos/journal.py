@@ -65,11 +65,18 @@ class Journal:
         with self._lock:
             self._write({"e": event, "t": time.monotonic_ns(), **facts})
 
-    def invoke(self, who: str, what: str, **facts: Any) -> int:
-        """An operation begins; its number."""
+    def invoke(self, who: str, what: str, *, due_s: float | None = None, **facts: Any) -> int:
+        """An operation begins; its number. ``due_s``: wall time of a delivery, written as ``delay_ms`` from ``t`` on.
+
+        The two clocks are read here, one after the other: a thread that is held up between them makes the delay shorter,
+        never longer, and so nothing looks early that was not.
+        """
         with self._lock:
             self._count += 1
-            self._write({"e": "invoke", "t": time.monotonic_ns(), "n": self._count, "who": who, "f": what, **facts})
+            line = {"e": "invoke", "t": time.monotonic_ns(), "n": self._count, "who": who, "f": what, **facts}
+            if due_s is not None:
+                line["delay_ms"] = (due_s - time.time()) * 1000
+            self._write(line)
             return self._count
 
     def ok(self, number: int, **facts: Any) -> None:

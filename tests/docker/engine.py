@@ -67,7 +67,15 @@ class Engine:
                 self._process.kill()
                 self._process.wait()
         if self._sockets is not None:
+            self._unmount(self._sockets)
             shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _unmount(self, folder: Path) -> None:
+        """An engine that has ended leaves its hold on the host's network namespace there."""
+        for line in Path("/proc/mounts").read_text().splitlines():
+            where = line.split()[1]
+            if where.startswith(f"{folder}/"):
+                subprocess.run(["umount", where], capture_output=True, timeout=STOP_S)
 
     def _answers(self, url: str) -> bool:
         client: Any = None

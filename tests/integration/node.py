@@ -14,7 +14,7 @@ from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("proto", "core", "nameserver", "broker", "client")
-READY_S = 30.0
+READY_S = 60.0
 
 
 def environment() -> dict[str, str]:

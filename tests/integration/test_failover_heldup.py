@@ -100,7 +100,7 @@ async def test_a_held_up_master_serves_nobody(tmp_path: Path) -> None:
 async def test_a_master_with_a_slow_disk_hands_over(tmp_path: Path) -> None:
     """Nothing fails, everything takes two seconds: the third time it gives way; a good disk makes it a member again."""
     slow = tmp_path / "slow"
-    with elected(tmp_path, "--flush", "sync") as (made, _):
+    with elected(tmp_path, "--flush", "sync", "--lease-s", "10") as (made, _):  # the first sync holds up the loop
         made.env = patched(tmp_path / "extra", SLOW, SLOW=str(slow))
         master = await start(made, 0, 1, 2)
         others = [member for member in (0, 1, 2) if member != master]

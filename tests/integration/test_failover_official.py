@@ -91,15 +91,21 @@ def proxy_of(made: Group) -> Iterator[str]:
         proxy.kill()
 
 
-@pytest.mark.parametrize("how", ["killed", "asked", "stopped"])
-async def test_sends_and_receives_go_on(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "through"), [("killed", "proxy"), ("asked", "proxy"), ("stopped", "proxy"), ("killed", "nameserver")]
+)
+async def test_sends_and_receives_go_on(tmp_path: Path, how: str, through: str) -> None:
     """Goal: no send fails, no receive fails, everything that was sent arrives. Twice: the new master is replaced, too."""
     with elected(tmp_path) as (made, _), ExitStack() as stack:
         master = await start(made, 0, 1, 2)
         async with client_of(made) as client:
             await client.create_topic("t", queues=4)
             await client.create_group("g", shape="shared")
-        point = stack.enter_context(proxy_of(made))
+        point = (
+            stack.enter_context(proxy_of(made))
+            if through == "proxy"
+            else address_of(made.nameserver, "gRPC").removeprefix("http://")
+        )
         receiver = stack.enter_context(worker("receive", point, "t", "g"))
         sender = stack.enter_context(worker("send", point, "t", "0.01"))
         await receiver.until(lambda said: len(receiver.all("got")) >= 50)

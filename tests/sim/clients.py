@@ -17,9 +17,11 @@ from kourou.broker.store.store import Appended
 from kourou.core.errors import KourouError, OffsetOutOfRange
 from kourou.core.frame import seal
 from kourou.core.route import Placement, TopicType
+from tests.sim import requests
 from tests.sim.checkers import PLAIN, Committed, History, Looked, Received, Sent, Skipped
 from tests.sim.network import CLIENTS
-from tests.sim.process import TOPIC, Deleted, Process, Reply, Stored
+from tests.sim.process import TOPIC, Process, Reply
+from tests.sim.requests import Deleted, Stored
 from tests.sim.timeline import START_MS
 
 if TYPE_CHECKING:
@@ -178,7 +180,7 @@ class Producer:
     def _try(self) -> None:
         sealed, incarnation = self._sealed, self._clients.incarnation
         master = self._world.directory.master()
-        self._clients.call(master, lambda process, reply: process.produce(sealed, incarnation, reply), self._done)
+        self._clients.call(master, lambda process, reply: requests.produce(process, sealed, incarnation, reply), self._done)
 
     def _done(self, answer: object) -> None:
         sent, world = self._sent, self._world
@@ -234,7 +236,7 @@ class Consumer:
         key = self._clients.incarnation << 32 | queue
         replica = world.directory.master() if random.random() < 0.6 else random.randrange(3)
         got = partial(self._got, queue, place)
-        self._clients.call(replica, lambda process, reply: process.fetch(key, place, reply), got)
+        self._clients.call(replica, lambda process, reply: requests.fetch(process, key, place, reply), got)
 
     def _got(self, queue: int, place: int, answer: object) -> None:
         world = self._world

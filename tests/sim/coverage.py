@@ -14,7 +14,8 @@ ENOUGH = 500  # runs in which all of it must have happened
 EXPECTED = (
     *(f"fault: {kind}" for kind in {**settings.FULL_STATIC, **settings.FULL_FAILOVER, **settings.LOSING}),
     "bit rot: in an index", "bit rot: in a segment", "bit rot: met by upkeep",
-    "elector: campaign_lost", "elector: lease_released", "elector: registered", "elector: switchover_refused",
+    "elector: campaign_lost", "elector: halted", "elector: lease_released",
+    "elector: registered", "elector: switchover_refused",
     "leads: nobody has led yet", "leads: promoted", "leads: restarted", "leads: the lease was not renewed for 3000 ms",
     "leads: the master has released it", "leads: the master's process has ended", "leads: this replica led last",
     "log: copy complete", "log: cut", "log: rewound", "log: thrown away for a copy",

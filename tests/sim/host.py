@@ -23,6 +23,7 @@ from tests.sim.disk import Node
 from tests.sim.network import Link, Network
 from tests.sim.process import Process
 from tests.sim.timeline import NodeClock, Timeline
+from tests.sim.upkeep import upkeep
 from tests.sim.violation import Ends, Violation
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ class Host:
         assert self.process is not None
         self.later(1000, self._slow_tick)
         self.process.note_standing()
-        self.process.upkeep()
+        upkeep(self.process)
 
     # ---- what is known of the log
 

@@ -7,7 +7,6 @@ the role changes or the log has to be cut. Every method runs to its end at one m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +17,18 @@ from kourou.broker.services.journal import metadata_frame
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store import fullcopy, snapshot
 from kourou.broker.store.checked import CheckedFrame
-from kourou.broker.store.columns import FrameFacts
 from kourou.broker.store.copying import cut_back
-from kourou.broker.store.epochs import PART as EPOCHS_PART
 from kourou.broker.store.files import Files
 from kourou.broker.store.fullcopy import Copy
-from kourou.broker.store.recovery import INDEX_PART, open_store
+from kourou.broker.store.recovery import open_store
 from kourou.broker.store.standing import MASTER, NONE, SLAVE, StandingFile
 from kourou.broker.store.store import StoreConfig
 from kourou.core.clock import Clock
-from kourou.core.errors import Busy, DiskFull, KourouError, NotMaster
-from kourou.core.frame import check_frame, iterate_frames, parse_sealed
+from kourou.core.errors import KourouError, NotMaster
 from kourou.core.wire import encode_json
-from tests.sim.contents import Content, read_content
 from tests.sim.following import Following
 from tests.sim.leading import CopyFacts, Leading
-from tests.sim.sharing import Receipt, Sharing
+from tests.sim.sharing import Sharing
 from tests.sim.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -42,24 +37,8 @@ if TYPE_CHECKING:
     from tests.sim.host import Wire
     from tests.sim.settings import Settings
 
-NO_FACTS = FrameFacts(0, None)
 TOPIC = "orders"
 Reply = Callable[[object], None]  # a result, or a KourouError
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What a consumer gets: (queue offset, name) in order, and where to go on."""
-
-    names: tuple[tuple[int, str], ...]
-    next_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """By retention: what a queue holds begins there."""
-
-    low: int
 
 
 class Process:
@@ -137,7 +116,7 @@ class Process:
         )
         self.store = self.recovered.store
         self.standing = StandingFile(self.files)
-        self._oldest_snapshot = min(snapshot.list_offsets(self.files), default=0)
+        self.oldest_snapshot = min(snapshot.list_offsets(self.files), default=0)
 
     def _notice(self, event: str, fields: dict[str, object]) -> None:
         self.note(f"{event} {fields}")
@@ -284,73 +263,7 @@ class Process:
         elif self.following is not None:
             self.following.synced()
 
-    def upkeep(self) -> None:
-        """Seal full segments, write a snapshot when it is time, delete what nobody needs."""
-        store = self.store
-        store.space.refresh()
-        store.mending.run()
-        while (job := store.take_seal_job()) is not None:
-            job.run()
-            store.finish_seal(job)
-        try:
-            if self.copy is not None:
-                if self.complete:
-                    self._snapshot()
-                    if store.snapshot_offset <= self.confirmed:
-                        fullcopy.end(self.files)
-                        self.copy = None
-                        self.seen("log: copy complete")
-            elif store.end_offset - store.snapshot_offset >= self.settings.snapshot_bytes:
-                self._snapshot()
-            self._retain()
-        except DiskFull:
-            return
-        except Busy:  # an index is damaged: it is made anew with the next round
-            self.seen("bit rot: met by upkeep")
-
-    def _snapshot(self) -> None:
-        store = self.store
-        offset = store.end_offset
-        if offset <= store.snapshot_offset or store.snapshot_offset > self.confirmed:
-            return
-        captured = self.state.parts()
-        parts: dict[str, list[bytes]] = {INDEX_PART: store.index.export_open(), EPOCHS_PART: [store.epochs.encode()]}
-        parts.update({name: list(slices) for name, slices in captured.items()})
-        self.sync()
-        snapshot.write(self.files, offset, snapshot.encode(offset, parts))
-        store.snapshot_offset = offset
-        self.seen("snapshots by masters" if self.leading is not None else "snapshots by slaves")
-        self._oldest_snapshot = min(snapshot.offsets(self.files), default=0)
-
-    def _retain(self) -> None:
-        store = self.store
-        oldest = self._oldest_snapshot if self._oldest_snapshot <= self.confirmed else 0
-        floor = min(oldest, store.end_offset - self.settings.retention_bytes, self.confirmed)
-        if self.leading is not None:
-            needed = self.leading.machine.needed_from(lagging_bytes_max=self.settings.lagging_bytes_max)
-            floor = min(floor, floor if needed is None else needed)
-        held = self.state.transactions.lowest_log_offset(), self.state.timers.lowest_log_offset()
-        floor = min((floor, *(offset for offset in held if offset is not None)))
-        for base in store.droppable(floor=floor):
-            store.drop_segment(base)
-            self.seen("segments dropped by masters" if self.leading is not None else "segments dropped by slaves")
-        if self.leading is not None:
-            self.leading.machine.trimmed(store.min_offset)
-
     # ---- what clients ask
-
-    def produce(self, sealed: bytes, incarnation: int, reply: Reply) -> None:
-        """One frame, as ``Journal`` does it: refused before it is appended, or answered when it is confirmed."""
-        leading = self.master()
-        header = parse_sealed(sealed)
-        frame = CheckedFrame(sealed, header, int.from_bytes(sealed[-4:], "little"), incarnation, NO_FACTS)
-        if not self.state.topics.is_live(incarnation):
-            raise NotMaster("the topic is not there")
-        known = self.state.window(frame)
-        if known is not None:
-            leading.wait(known.end_offset, reply, known)
-            return
-        self.append(frame, reply)
 
     def append(self, frame: CheckedFrame, reply: Reply) -> None:
         leading = self.master()
@@ -385,49 +298,6 @@ class Process:
         if refusal is not None:
             raise refusal
         return self.leading
-
-    def receive(self, group: str, client: str, limit: int, invisible_ms: int, reply: Reply) -> None:
-        self.master()
-        assert self.sharing is not None
-        self.sharing.receive(group, client, limit, invisible_ms, reply)
-
-    def settle(self, group: str, receipt: Receipt, reply: Reply) -> None:
-        self.master()
-        assert self.sharing is not None
-        self.sharing.ack(group, receipt, reply)
-
-    def put_off(self, group: str, receipt: Receipt, invisible_ms: int, reply: Reply, *, renew: bool) -> None:
-        self.master()
-        assert self.sharing is not None
-        self.sharing.put_off(group, receipt, invisible_ms, reply, renew=renew)
-
-    def end_transaction(self, place: tuple[int, int], outcome: str, reply: Reply) -> None:
-        self.master()
-        assert self.waiting is not None
-        self.waiting.end(place, outcome, reply)
-
-    def fetch(self, key: int, queue_offset: int, reply: Reply) -> None:
-        """Records of a queue below C, from master or slave."""
-        if self.leading is not None and (not self.leading.machine.serving or self.leading.machine.over):
-            raise NotMaster("not yet")
-        low, _ = self.store.queue_bounds(key)
-        if queue_offset < low:
-            reply(Deleted(low))
-            return
-        plan = self.store.plan(key, queue_offset, bytes_max=4096, below=self.confirmed)
-        data = self.store.read(plan, cached_only=False) or b""
-        names: list[tuple[int, str]] = []
-        for at, prefix in iterate_frames(data):
-            assert prefix.log_offset + prefix.size <= self.confirmed, "a frame above C was read"
-            piece = data[at : at + prefix.size]
-            check_frame(piece)  # the client does
-            content = read_content(piece)
-            assert isinstance(content, Content), "metadata was read as messages"
-            assert not content.waits, f"23: what waits beside queue {content.queue} was read"
-            names += [
-                (number, name) for number, name in enumerate(content.names, prefix.queue_offset) if number >= queue_offset
-            ]
-        reply(Stored(tuple(names), plan.next_offset))
 
     def answer(self, request: Callable[[Process, Reply], None], reply: Reply) -> None:
         try:

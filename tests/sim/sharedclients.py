@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kourou.core.errors import KourouError
+from tests.sim import requests
 from tests.sim.clients import REFUSED, UNKNOWN
 from tests.sim.sharedcheckers import Acknowledged, Got
 from tests.sim.sharing import HandedOut, Receipt
@@ -60,7 +61,7 @@ class SharedConsumer:
         asked_us = world.timeline.now_us
         self._clients.call(
             world.directory.master(),
-            lambda process, reply: process.receive(GROUP, self.name, limit, invisible_ms, reply),
+            lambda process, reply: requests.receive(process, GROUP, self.name, limit, invisible_ms, reply),
             partial(self._received, asked_us),
         )
 
@@ -94,7 +95,9 @@ class SharedConsumer:
             elif not isinstance(answer, KourouError) and answer != "settled before":
                 world.clients.shared.append(Acknowledged(self.name, receipt, sent_us, world.timeline.now_us))
 
-        self._clients.call(world.directory.master(), lambda process, reply: process.settle(GROUP, receipt, reply), done)
+        self._clients.call(
+            world.directory.master(), lambda process, reply: requests.settle(process, GROUP, receipt, reply), done
+        )
 
     def _put_off(self, held: Held, *, renew: bool) -> None:
         world, receipt = self._world, held.receipt
@@ -105,6 +108,6 @@ class SharedConsumer:
 
         self._clients.call(
             world.directory.master(),
-            lambda process, reply: process.put_off(GROUP, receipt, 400, reply, renew=renew),
+            lambda process, reply: requests.put_off(process, GROUP, receipt, 400, reply, renew=renew),
             done,
         )

@@ -11,6 +11,7 @@ from kourou.broker.store.store import Appended
 from kourou.core.errors import InvalidTransaction, KourouError
 from kourou.core.frame import HALF as HALF_ATTRIBUTE
 from kourou.core.frame import Column
+from tests.sim import requests
 from tests.sim.checkers import DELAYED, HALF, Sent
 from tests.sim.clients import REFUSED, UNKNOWN, Producer
 from tests.sim.timeline import START_MS
@@ -73,7 +74,7 @@ class HalfProducer(Producer):
 
         self._clients.call(
             self._world.directory.master(),
-            lambda process, reply: process.end_transaction(place, sent.ending, reply),
+            lambda process, reply: requests.end_transaction(process, place, sent.ending, reply),
             done,
         )
 

@@ -8,7 +8,7 @@ import org.apache.rocketmq.common.message.*;
  *  send would need a thread for each of the thousands that wait. */
 public class RmqFailover {
   static final int SIZE = 1024, LOAD_SIZE = 16 * 1024, OK = 1, FAILED = 2;
-  static final long IDLE_NS = 5_000_000_000L, FIRST_NS = 40_000_000_000L;
+  static final long IDLE_NS = 15_000_000_000L, FIRST_NS = 40_000_000_000L;
 
   public static void main(String[] a) throws Exception {
     if (a[0].equals("send")) send(a[1], a[2], Integer.parseInt(a[3]), a[4]);

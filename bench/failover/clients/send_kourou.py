@@ -16,9 +16,10 @@ async def send(where: str, topic: str, pace: Pace) -> None:
 
 async def read(where: str, topic: str) -> list[int]:
     found: list[int] = []
+    group = f"reader-{time.time_ns()}"
     async with Client(where) as client:
-        await client.create_group(f"reader-{topic}", shape="stream")
-        async with client.consumer(topic, group=f"reader-{topic}", start="earliest") as consumer:
+        await client.create_group(group, shape="stream")
+        async with client.consumer(topic, group=group, start="earliest") as consumer:
             batches = aiter(consumer.batches())
             idle = time.monotonic()
             while time.monotonic() - idle < IDLE_S:

@@ -339,7 +339,7 @@ class BrokerProcess(BrokerServer):
 
     async def _pass_on(self, broker: str, method: str, data: bytes, info: CallInfo) -> list[bytes]:
         """To another broker of the cluster."""
-        return await ClusterTunnel(await self._watch.cluster(), proxied=False).call(broker, method, data, info)
+        return await ClusterTunnel(await self._watch.cluster(), routes="broker").call(broker, method, data, info)
 
     def _report(self) -> Any:
         node = self.node

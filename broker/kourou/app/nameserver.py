@@ -41,6 +41,9 @@ class NameserverOptions:
     port: int = 9876  # data plane, for native clients
     grpc_port: int = 9877  # registration of brokers, and the official API: an access point
     grpc_engine: str = "http2"  # our own; or grpcio
+    official_routes: str = (
+        "auto"  # of the official API; gateway: this nameserver, broker: brokers, auto: by whether there are slaves
+    )
     tls: str = "permissive"  # of the official API; permissive: TLS and plaintext, required, off
     tls_certificate: Path | None = None  # PEM, with its chain; none: one is made at start
     tls_key: Path | None = None
@@ -57,6 +60,8 @@ class NameserverOptions:
                 raise BadRequest(f"option {name} is {getattr(self, name)}; from 0 to 65535 is allowed")
         if not 1 <= self.max_connections <= 1_000_000:
             raise BadRequest(f"option max_connections is {self.max_connections}; from 1 to 1000000 is allowed")
+        if self.official_routes not in ("auto", "gateway", "broker"):
+            raise BadRequest(f"option official_routes is {self.official_routes!r}; allowed are auto, gateway, broker")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise BadRequest(f"option log_level is {self.log_level!r}; allowed are debug, info, warning, error")
 
@@ -95,7 +100,7 @@ class NameserverProcess:
         service = RegistrationService(
             self._table, name=str(data), clock=self._clock, log=self._log, changed=self._routes.push_changes
         )
-        self._tunnel = ClusterTunnel(Cluster((_dialled(data),), client_id=f"{data}-gateway"), proxied=False)
+        self._tunnel = ClusterTunnel(Cluster((_dialled(data),), client_id=f"{data}-gateway"), routes=options.official_routes)
         gateway = RemoteGateway(self._tunnel, clock=self._clock, log=self._log)
         self._tunnel.on_command, self._tunnel.on_back = gateway.command, gateway.broker_back
         self._official = OfficialApi(

@@ -80,7 +80,7 @@ class ProxyProcess:
 
     async def start(self) -> dict[str, str]:
         options, host = self._options, self._options.host
-        self._tunnel = ClusterTunnel(Cluster(options.nameservers), proxied=True)
+        self._tunnel = ClusterTunnel(Cluster(options.nameservers), routes="gateway")
         self._gateway = gateway = RemoteGateway(self._tunnel, clock=SystemClock(), log=self._log)
         self._tunnel.on_command, self._tunnel.on_back = gateway.command, gateway.broker_back
         self._official = OfficialApi(

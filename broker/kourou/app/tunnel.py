@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from kourou.client.cluster import Cluster
 from kourou.core.errors import KourouError
-from kourou.core.route import Endpoint
+from kourou.core.route import BrokerRoute, Endpoint
 from kourou.core.views import RouteView
 from kourou.core.wire import Code, WireMessage
 from kourou.gateway.service import SETTINGS, Gateway
@@ -90,12 +90,14 @@ class TunnelHandlers:
 class ClusterTunnel:
     """The other end: connections to the brokers of a cluster, found through its nameservers.
 
-    ``proxied``: routes name the address that the client used; else the brokers' own.
+    ``routes`` name the address that the client used (gateway), the brokers' own (broker), or (auto) the first for groups
+    with slaves, whose master may be another one soon, and the second for the others.
     """
 
-    def __init__(self, cluster: Cluster, *, proxied: bool) -> None:
+    def __init__(self, cluster: Cluster, *, routes: str) -> None:
         self._cluster = cluster
-        self._proxied = proxied
+        self._routes = routes
+        self._with_slaves: set[str] = set()  # seen so once; one member that is left for a while changes nothing
         self._known: dict[str, Connection] = {}
         self.on_command: Callable[[str, bytes], None] = lambda client, data: None
         self.on_back: Callable[[str], None] = lambda broker: None
@@ -105,11 +107,18 @@ class ClusterTunnel:
         route = await self._cluster.route(topic)
         endpoints: dict[str, Endpoint | None] = {}
         for broker in route.brokers:
-            if self._proxied:
+            if self._through_us(broker):
                 endpoints[broker.broker] = None
             elif broker.official is not None:
                 endpoints[broker.broker] = broker.official
         return RouteView(route, endpoints)
+
+    def _through_us(self, broker: BrokerRoute) -> bool:
+        if self._routes != "auto":
+            return self._routes == "gateway"
+        if broker.replicas:
+            self._with_slaves.add(broker.broker)
+        return broker.broker in self._with_slaves
 
     def known_group(self, name: str) -> None:
         """Groups are known to brokers alone."""

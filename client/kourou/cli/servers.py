@@ -291,6 +291,10 @@ def nameserver(
     http_port: Annotated[int | None, Parameter(help="/metrics, /healthz and /readyz (default: a free port).")] = None,
     cluster: Annotated[str | None, Parameter(help=f"Name of the cluster (default: {DEFAULTS.cluster}).")] = None,
     auto_create: Annotated[bool | None, Parameter(help="Tell clients to create missing topics (default: off).")] = None,
+    official_routes: Annotated[
+        str | None,
+        Parameter(help="Where official clients are sent: gateway (here), broker, auto (here when there are slaves)."),
+    ] = None,
     official: OfficialFlags | None = None,
     log_level: Level = None,
     config: Config = None,
@@ -300,7 +304,7 @@ def nameserver(
     from kourou.app.nameserver import NameserverOptions, run
 
     flags: dict[str, object] = {"host": host, "port": port, "grpc_port": grpc_port, "http_port": http_port}
-    flags |= {"cluster": cluster, "auto_create": auto_create, "log_level": log_level}
+    flags |= {"cluster": cluster, "auto_create": auto_create, "log_level": log_level, "official_routes": official_routes}
     if official is not None:
         flags |= {field.name: getattr(official, field.name) for field in fields(official)}
     options, settings = load(NameserverOptions, flags=flags, config=config, environment=os.environ)

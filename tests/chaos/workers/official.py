@@ -108,14 +108,13 @@ class Official:
         message.topic = topic
         body = body_of(self.plan.run, who, lane, number, fate)
         message.body = body.encode()
-        group, delay_ms = None, None
+        group, due = None, None
         if kind == "fifo":
             message.message_group = group = f"{who}.{lane}"
         if kind == "delay":
             message.delivery_timestamp = due = int(time.time()) + rng.randint(2, 6)
-            delay_ms = due * 1000 - time.time() * 1000
-        facts = {"topic": topic, "body": body, "lane": group, "fate": fate, "delay_ms": delay_ms, "sequenced": False}
-        operation = journal.invoke(who, "send", **facts)
+        facts = {"topic": topic, "body": body, "lane": group, "fate": fate, "delay_ms": None, "sequenced": False}
+        operation = journal.invoke(who, "send", due_s=due, **facts)
         try:
             transaction = producer.begin_transaction() if fate else None
             producer.send(message, transaction)

@@ -14,6 +14,7 @@ from typing import Any
 
 from kourou.app.broker import BrokerProcess
 from kourou.app.coldstart import boot_id, is_cold
+from kourou.app.company import Company
 from kourou.app.electednode import ElectedNode
 from kourou.app.electionoptions import election_options, etcd_access
 from kourou.app.options import BrokerOptions
@@ -63,6 +64,7 @@ class FailoverProcess(BrokerProcess):
         self._target: Follow | None = None
         self._cutoff: CutOff | None = None
         self._slowness = Slowness()
+        self._company = Company(lease_ms=int(options.lease_s * 1000))
         self._health = Periodic(log, on_bug=self.fail)
         self._looked_s = 0.0
         super().__init__(options, log=log)
@@ -119,6 +121,11 @@ class FailoverProcess(BrokerProcess):
             if reason is not None and election is not None:
                 self.log.warning("too_slow", reason=reason)
                 election.slow(reason)
+        master = self.node.master
+        if master is not None and election is not None:
+            short, followed = master.machine.short, bool(master.machine.sessions())
+            if self._company.is_missing(short=short, followed=followed, now_ms=now_ms) and election.alone():
+                self._company.sought()
 
     async def unregister(self) -> None:
         self._stopping = True

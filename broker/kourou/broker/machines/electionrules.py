@@ -107,10 +107,10 @@ def _is_before(one: int, other: int, live: Live) -> bool:
     return one < other
 
 
-def successor_of(replica: int, state: GroupState, *, live: Live) -> int | None:
-    """To whom a master hands over best; nobody, when nobody else in the set seems to be there and able."""
+def successor_of(replica: int, state: GroupState, *, live: Live, eligible: bool = False) -> int | None:
+    """To whom a master hands over best; nobody, when nobody else in the set (or ``eligible``) seems to be there and able."""
     best: int | None = None
-    for other in state.sss:
+    for other in (*state.sss, *state.elr) if eligible else state.sss:
         hint = live.get(other)
         if other != replica and hint is not None and hint.able and (best is None or _is_before(other, best, live)):
             best = other

@@ -50,6 +50,8 @@ from kourou.broker.machines.electorview import ElectorView
 RETRY_MS = 200
 QUIET_MS = 300  # after a renewal should have been seen: is etcd there?
 SLOW_MS = 60_000
+ALONE_MS = 10_000
+FRESH_MS = 4_000  # hints come every 3 s
 REFRESH_MS = 5_000  # all keys are read again: a watch may have missed something
 
 
@@ -264,6 +266,19 @@ class Elector:
         if to is not None:
             term.unfit = True
             self._drain(term, to)
+
+    def alone(self, *, now_ms: int) -> bool:
+        """Nobody follows this master, so it confirms nothing. Does it give the lease to somebody whom others may reach?"""
+        term, state = self.term, self.view.state
+        if self.phase is not Phase.MASTER or term is None or term.draining or state is None:
+            return False
+        to = successor_of(self.me.replica, state, live=self.view.live(now_ms, within_ms=FRESH_MS), eligible=True)
+        if to is None:
+            return False
+        self._note("alone", successor=to)
+        self._slow_until_ms = max(self._slow_until_ms, now_ms + ALONE_MS)
+        self._release(to, f"nobody follows it; {to} has everything, too", now_ms)
+        return True
 
     def able(self, now_ms: int) -> bool:
         """Would it take over, if it was its turn?"""

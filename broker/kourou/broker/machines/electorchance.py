@@ -39,7 +39,7 @@ def chance(
         return None
     wait_ms = right.rank * options.rank_ms + (SLOW_WAIT_MS if slow else 0)
     free = is_free(state, lease, replica)
-    if free is not None:
+    if free is not None and not (right.lossy and options.unclean):  # an unclean one waits for others, always
         others_first = lease is not None and lease.released and lease.to not in (None, replica)
         return Chance(view.lease_seen_ms + wait_ms + (options.successor_ms if others_first else 0), right, free)
     leases = UNCLEAN_AFTER if right.lossy and options.unclean else 1

@@ -43,9 +43,9 @@ class ElectorView:
     def mod(self, key: str) -> int:
         return self._mods.get(key, 0)
 
-    def live(self, now_ms: int) -> dict[int, Hint | None]:
+    def live(self, now_ms: int, *, within_ms: int = LIVE_MS) -> dict[int, Hint | None]:
         """Who seems to be there."""
-        return {replica: hint for replica, (seen_ms, hint) in self._live.items() if now_ms - seen_ms <= LIVE_MS}
+        return {replica: hint for replica, (seen_ms, hint) in self._live.items() if now_ms - seen_ms <= within_ms}
 
     def picture(self, picture: Picture, *, now_ms: int) -> None:
         """A picture that is older than what is known does no harm."""

@@ -441,6 +441,15 @@ def test_unclean_only_after_ten_leases() -> None:
     assert one.phase == "master"
 
 
+def test_an_unclean_one_waits_although_it_led_last() -> None:
+    """It came back with an empty disk, and so is in no set: those who are in it have everything, and go first."""
+    truth = world((0, 2))
+    put(truth, lease=Lease(5, 1, 7, "before"))
+    one = follower(truth=truth, options=ElectionOptions(unclean=True))
+    one.run(2 * D)
+    assert one.phase == "follower"
+
+
 def test_what_can_not_be_read_is_not_acted_on() -> None:
     truth = world()
     truth.transact(Txn((), (Put(KEYS.state, b'{"epoch": "many"}'),)))

@@ -121,6 +121,25 @@ def test_a_slow_follower_leads_when_nobody_else_does() -> None:
     assert one.phase == "master"
 
 
+def test_a_master_that_nobody_follows_gives_the_lease_to_who_has_everything() -> None:
+    """Eligible is enough; but it must have been heard of lately."""
+    one = leading(m0=hint(30))
+    one.truth.transact(Txn((), (Put(KEYS.state, group((1,), elr=(0, 2), master=1, epoch=6).encode()),)))
+    one.watch()
+    one.run(2 * D)
+    assert not one.elector.alone(now_ms=one.now)  # what is known of 0 is old, of 2 there is nothing
+    assert one.phase == "master"
+    say(one.truth, m0=hint(31))
+    one.watch()
+    assert one.elector.alone(now_ms=one.now)
+    one.run(20)
+    assert (lease(one.truth).released, lease(one.truth).to) == (True, 0)
+    assert one.phase == "follower"
+    assert not one.elector.alone(now_ms=one.now)
+    one.run(D)
+    assert one.phase == "master"  # 0 did not come
+
+
 # ---- cut off
 
 

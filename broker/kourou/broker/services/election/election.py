@@ -133,6 +133,11 @@ class Election:
         self._perform()
         self._hint_due.set()
 
+    def alone(self) -> bool:
+        given = self.elector.alone(now_ms=self.now_ms())
+        self._perform()
+        return given
+
     def session_ended(self) -> None:
         """With the master: how long this log is now may matter to others."""
         self._hint_due.set()

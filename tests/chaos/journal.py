@@ -65,8 +65,12 @@ class Journal:
         with self._lock:
             self._write({"e": event, "t": time.monotonic_ns(), **facts})
 
-    def invoke(self, who: str, what: str, *, due_s: float | None = None, **facts: Any) -> int:
-        """An operation begins; its number. ``due_s``: wall time of a delivery, written as ``delay_ms`` from ``t`` on.
+    def invoke(self, who: str, what: str, **facts: Any) -> int:
+        """An operation begins; its number."""
+        return self.invoke_due(who, what, None, **facts)
+
+    def invoke_due(self, who: str, what: str, due_s: float | None, **facts: Any) -> int:
+        """``due_s``: wall time of a delivery, written as ``delay_ms`` from ``t`` on.
 
         The two clocks are read here, one after the other: a thread that is held up between them makes the delay shorter,
         never longer, and so nothing looks early that was not.

@@ -114,7 +114,7 @@ class Official:
         if kind == "delay":
             message.delivery_timestamp = due = int(time.time()) + rng.randint(2, 6)
         facts = {"topic": topic, "body": body, "lane": group, "fate": fate, "delay_ms": None, "sequenced": False}
-        operation = journal.invoke(who, "send", due_s=due, **facts)
+        operation = journal.invoke_due(who, "send", due, **facts)
         try:
             transaction = producer.begin_transaction() if fate else None
             producer.send(message, transaction)

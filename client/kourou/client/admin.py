@@ -171,14 +171,16 @@ class Admin:
     async def offsets(
         self, topic: str, *, group: str | None = None, client: str | None = None, time_ms: int | None = None
     ) -> list[dict[str, Any]]:
-        """(broker, queue, min, max, committed, at_time) of every queue."""
+        """(broker, queue, min, max, committed, at_time, confirmed) of every queue. ``confirmed`` False: a broker group is
+        short of members in sync, and what is said to be committed may be undone when another one becomes the master."""
         route = await self._known_route(topic)
         found: list[dict[str, Any]] = []
         value = {"topic": topic, "group": group, "client": client, "time": time_ms}
         for place in route.brokers:
             if place.queues:
                 answer = await self._cluster.ask_broker(place.broker, Code.OFFSETS, value)
-                found += [{"broker": place.broker, **queue} for queue in answer["queues"]]
+                confirmed = answer.get("confirmed", True)
+                found += [{"broker": place.broker, **queue, "confirmed": confirmed} for queue in answer["queues"]]
         return found
 
     # ---- messages

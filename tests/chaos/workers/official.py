@@ -1,5 +1,5 @@
-"""The official Python client (rocketmq-python-client): producers, simple consumers, push consumers; a process of its
-own, because its protobuf symbols clash with ours.
+"""The official Python client (rocketmq-python-client): producers and simple consumers in a process of their own, because
+its protobuf symbols clash with ours; each push consumer in one more process, with a file of its own.
 
     python -m tests.chaos.workers.official ENDPOINT DIRECTORY RUN RATE SEED KINDS
 
@@ -20,13 +20,10 @@ from pathlib import Path
 
 from rocketmq import (
     ClientConfiguration,
-    ConsumeResult,
     Credentials,
     FilterExpression,
     Message,
-    MessageListener,
     Producer,
-    PushConsumer,
     SimpleConsumer,
     TransactionChecker,
     TransactionResolution,
@@ -34,11 +31,15 @@ from rocketmq import (
 
 from tests.chaos.journal import Journal, words
 from tests.chaos.workers.plan import CHECKED, FATES, INVISIBLE_S, LANES, PUSHED, Plan, body_of, fate_of
+from tests.chaos.workers.pushprocess import PushProcess, command_of
 
 AWAIT_S = 1  # the client asks one queue at a time, at random
 # Each of its threads whose ack can't be told to the very address that the message came from tries so for ever: a push
-# consumer that read at a broker which does not come back stands still until somebody starts it anew.
+# consumer that read at a broker which does not come back stands still until somebody starts it anew. In a drain it is
+# given longer, as what it held may come again only a minute later.
 PUSH_STAY_S = (10.0, 25.0)
+PUSH_DRAIN_STAY_S = 60.0
+PUSH_FAILING = 0.02
 RESOLUTION = {
     "commit": TransactionResolution.COMMIT,
     "rollback": TransactionResolution.ROLLBACK,
@@ -48,7 +49,7 @@ RESOLUTION = {
 
 class Official:
     def __init__(self, endpoint: str, directory: Path, plan: Plan, rate: float, seed: int) -> None:
-        self.endpoint, self.plan, self.rate, self.seed = endpoint, plan, rate, seed
+        self.endpoint, self.directory, self.plan, self.rate, self.seed = endpoint, directory, plan, rate, seed
         self.journal = Journal(directory, "official", plan.run)
         self.no_more, self.over = threading.Event(), threading.Event()
         self.lock = threading.Lock()
@@ -195,27 +196,23 @@ class Official:
             self.journal.ok(operation)
 
     def push(self, kind: str, topic: str) -> None:
-        official, who, group = self, f"official-push-{kind}", self.plan.group(kind, "push")
+        """One process after the other; the last ones, from the drain's begin on, accept everything."""
+        who = f"official-push-{kind}"
         rng = random.Random(f"{self.seed}-{who}")
-
-        class Listener(MessageListener):
-            def consume(self, message):
-                now = time.monotonic_ns()
-                got = {"body": message.body.decode(), "attempt": message.delivery_attempt}
-                official.journal.done(who, "receive", now, group=group, topic=topic, result={"got": [got]})
-                official.succeeded(who)
-                if not official.no_more.is_set() and rng.random() < 0.02:
-                    return ConsumeResult.FAILURE
-                return ConsumeResult.SUCCESS
-
-        subscription, listener = {topic: FilterExpression()}, Listener()
+        number = 0
         while not self.over.is_set():
-            consumer = self.started(
-                who, lambda config: PushConsumer(config, group, listener, subscription, consumption_thread_count=4)
-            )
-            self.over.wait(rng.uniform(*PUSH_STAY_S))
-            if consumer is not None:  # may take for ever, see PUSH_STAY_S
-                threading.Thread(target=consumer.shutdown, daemon=True).start()
+            number += 1
+            draining = self.no_more.is_set()
+            seed, failing = f"{self.seed}-{who}-{number}", 0.0 if draining else PUSH_FAILING
+            command = command_of(self.endpoint, str(self.directory), self.plan.run, kind, seed, failing)
+            process = PushProcess(command, received=lambda: self.succeeded(who))
+            if draining:
+                self.over.wait(PUSH_DRAIN_STAY_S)
+            else:
+                self.no_more.wait(rng.uniform(*PUSH_STAY_S))
+            status = process.end()
+            if status is not None:
+                self.complain(who, RuntimeError(f"its process ended by itself, with status {status}"))
 
     def run(self) -> None:
         work = [(f"official-{kind}", self.produce, kind) for kind in self.plan.topics]

@@ -39,7 +39,10 @@ class Plan:
         wanted = {TOPIC_KIND[kind] for kind in self.kinds if kind in TOPIC_KIND}
         if self.official and not wanted:
             wanted = set(TOPIC_KINDS)
-        return {kind: f"chaos-{self.run}-{kind}" for kind in TOPIC_KINDS if kind in wanted}
+        return {kind: self.topic(kind) for kind in TOPIC_KINDS if kind in wanted}
+
+    def topic(self, kind: str) -> str:
+        return f"chaos-{self.run}-{kind}"
 
     def group(self, kind: str, reader: str) -> str:
         return f"chaos-{self.run}-{kind}-{reader}"

@@ -45,19 +45,20 @@ class Progress:
     _early: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # settled before the send's end was read
 
     def read(self, *names: str) -> None:
-        """What these processes have written meanwhile."""
+        """What these processes, and those that they started, have written meanwhile."""
         for name in names:
-            for file in self.directory.glob(f"{name}-{self.run}-*.jsonl"):
-                for line in self._tails.setdefault(file, Tail(file)).fresh():
-                    self.take(name, line)
+            for pattern in (f"{name}-{self.run}-*.jsonl", f"{name}-*-{self.run}-*.jsonl"):
+                for file in self.directory.glob(pattern):
+                    for line in self._tails.setdefault(file, Tail(file)).fresh():
+                        self.take(name, line, file.name)
 
-    def take(self, name: str, line: dict[str, Any]) -> None:
-        """One line of a process."""
+    def take(self, name: str, line: dict[str, Any], file: str = "") -> None:
+        """One line of a process, or of a file of those that it started: each counts its operations by itself."""
         match line["e"]:
             case "invoke":
-                self._under_way[name, line["n"]] = line
+                self._under_way[file or name, line["n"]] = line
             case "ok" | "refused" | "unknown":
-                self._ended(self._under_way.pop((name, line["n"])), line)
+                self._ended(self._under_way.pop((file or name, line["n"])), line)
             case "quiet":
                 self.quiet.add(name)
 

@@ -106,6 +106,7 @@ async def look(setting: Setting, kind: str) -> None:
             except KourouError as error:
                 complain(who, error)
                 continue
-            places = [[one["broker"], one["queue"], one["committed"]] for one in queues if one["committed"] is not None]
+            known = [one for one in queues if one["committed"] is not None and one["confirmed"]]
+            places = [[one["broker"], one["queue"], one["committed"]] for one in known]
             setting.journal.done(who, "look", since, group=group, topic=topic, result={"places": places})
             setting.succeeded(who)

@@ -97,6 +97,32 @@ def test_several_processes_make_one_history(tmp_path: Path) -> None:
     assert check(tmp_path).faults == ["lost: z was acknowledged (None) and never came to g"]
 
 
+def test_processes_that_one_starts_after_the_other_have_a_file_each(tmp_path: Path) -> None:
+    """Each counts from 1, and one that was killed leaves an operation without an end and a torn line."""
+    progress = Progress(tmp_path, "r", {"g": Group("g", "t", "push")})
+    main = begun(tmp_path, "official", shape="push")
+    number = main.invoke("p", "send", body="a", **SEND)
+    first = Journal(tmp_path, "official-push-normal", "r")
+    first.invoke("c", "receive", **HEAD)
+    killed = first.file.rename(tmp_path / "official-push-normal-r-1.jsonl")
+    progress.read("official")
+    with killed.open("ab") as stream:
+        stream.write(b'{"e":"ok","t":1,"n":1,"go')
+    second = Journal(tmp_path, "official-push-normal", "r")
+    second.invoke("c", "receive", **HEAD)
+    progress.read("official")
+    main.ok(number)
+    progress.read("official")
+    assert progress.missing() == {"g": 1}
+    second.ok(1, got=[{"body": "a", "attempt": 2}])
+    progress.read("official")
+    assert progress.missing() == {}
+    main.note("end", drained=True)
+    assert [delivery.body for delivery in load(tmp_path).deliveries] == ["a"]
+    report = check(tmp_path)
+    assert report.ok, report.faults
+
+
 def test_the_command(tmp_path: Path) -> None:
     run(tmp_path).note("end", drained=False)
     assert check_main([str(tmp_path)]) == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from struct import Struct
 from typing import Any
 
 from kourou.broker.edge.line import in_line, with_list
 from kourou.broker.services.lookup import LIMIT_MAX, Hit, LookupService
-from kourou.broker.services.positions import PositionService, parse_start
+from kourou.broker.services.positions import PositionService, QueuePosition, parse_start
 from kourou.broker.services.resets import Resets
 from kourou.core import fields, wire
 from kourou.core.errors import BadRequest
@@ -34,20 +36,27 @@ class QueryHandlers:
 
     async def offsets(self, peer: Peer, message: WireMessage) -> None:
         value = wire.decode_json(message.body, what="OFFSETS")
-        found = self._positions.positions(
+        find = partial(
+            self._positions.positions,
             check_topic(value.get("topic")),
             distinct(value, "queues"),
             group=check_group(value["group"]) if value.get("group") is not None else None,
             client=fields.optional_text(value, "client"),
             time_ms=fields.optional_number(value, "time"),
         )
+        async with in_line(peer):
+            answer = await self._queues(find(), {})
+            if value.get("group") is not None and not await self._positions.is_confirmed():
+                answer = await self._queues(find(), {"confirmed": False})
+            peer.reply(message, parts=(answer,))
+
+    async def _queues(self, found: Iterable[QueuePosition], head: dict[str, Any]) -> bytes:
+        turn = await self._turns.begin()
         queues = (
             {"queue": p.queue, "min": p.min_offset, "max": p.max_offset, "committed": p.committed, "at_time": p.at_time}
             for p in found
         )
-        async with in_line(peer):
-            turn = await self._turns.begin()
-            peer.reply(message, parts=(await with_list({}, "queues", turn.portions(queues, PORTION)),))
+        return await with_list(head, "queues", turn.portions(queues, PORTION))
 
     async def reset(self, peer: Peer, message: WireMessage) -> None:
         value = wire.decode_json(message.body, what="RESET")

@@ -37,7 +37,8 @@ def chance(
     right = right_of(replica, state, live=view.live(now_ms), op=view.op, unclean=options.unclean)
     if right is None:
         return None
-    wait_ms = right.rank * options.rank_ms + (SLOW_WAIT_MS if slow else 0)
+    named = lease is not None and lease.released and lease.to == replica  # whoever named it knew how slow it is
+    wait_ms = right.rank * options.rank_ms + (SLOW_WAIT_MS if slow and not named else 0)
     free = is_free(state, lease, replica)
     if free is not None and not (right.lossy and options.unclean):  # an unclean one waits for others, always
         others_first = lease is not None and lease.released and lease.to not in (None, replica)

@@ -191,6 +191,23 @@ class Journal:
         self._confirm()
         await future
 
+    async def is_confirmed(self, *, within_s: float) -> bool:
+        """Is what the log holds by now confirmed, now or soon? Who tells of state that is not may tell what is undone."""
+        if self.confirmed >= self._store.end_offset:
+            return True
+        future: asyncio.Future[bool] = self._loop.create_future()
+
+        def told(failure: KourouError | None) -> None:
+            if not future.done():
+                future.set_result(failure is None)
+
+        self._waiting.append((self._store.end_offset, told))
+        try:
+            async with asyncio.timeout(within_s):
+                return await future
+        except TimeoutError:
+            return False
+
     def on_confirmed(self, listener: Callable[[list[Arrived]], None]) -> None:
         """Call back with the frames that have come below ``confirmed``, in log order."""
         self._listeners.append(listener)

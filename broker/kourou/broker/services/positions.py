@@ -13,6 +13,8 @@ from kourou.broker.store.store import Store
 from kourou.core import fields
 from kourou.core.errors import BadRequest, QueueNotFound
 
+CONFIRMED_S = 1.0  # while a group is short of members it never is, and operators want to see something
+
 Start = str | tuple[str, int]  # "earliest", "latest", ("time", ms) or ("offset", n)
 
 
@@ -75,6 +77,10 @@ class PositionService:
             self.committed(group, client, topic.incarnation, queue) if group is not None else None,
             self._store.offset_at_time(key, time_ms) if time_ms is not None else None,
         )
+
+    async def is_confirmed(self) -> bool:
+        """Will what is committed by now stay so, whoever is the master next?"""
+        return await self._journal.is_confirmed(within_s=CONFIRMED_S)
 
     def committed(self, group: str, client: str | None, incarnation: int, queue: int) -> int | None:
         offsets = self._state.offsets

@@ -7,10 +7,10 @@ import pytest
 from kourou.broker.machines.coordination import Put, Txn
 from kourou.broker.machines.election import Drain, Follow, Note, Resume, StepDown
 from kourou.broker.machines.electionrules import right_of, successor_of
-from kourou.broker.machines.electionstate import Hint, Unreadable, hint_of
+from kourou.broker.machines.electionstate import Hint, Lease, Unreadable, hint_of
 from kourou.broker.machines.elector import SLOW_MS
 from tests.sim.coordination import Truth
-from tests.unit.broker.machines.test_elector import KEYS, D, One, follower, group, lease, master, world
+from tests.unit.broker.machines.test_elector import KEYS, D, One, follower, group, lease, master, put, world
 
 
 def hint(end: int, *, epoch: int = 5, able: bool = True) -> Hint:
@@ -118,6 +118,15 @@ def test_a_slow_follower_leads_when_nobody_else_does() -> None:
     one.run(500)
     assert one.phase == "follower"
     one.run(1_000)
+    assert one.phase == "master"
+
+
+def test_a_slow_follower_that_was_named_leads_at_once() -> None:
+    one = follower(2)
+    one.elector.slow("its loop", now_ms=one.now)
+    put(one.truth, lease=Lease(5, 0, 10, "old-0", True, 2))
+    one.watch()
+    one.run(200)
     assert one.phase == "master"
 
 

@@ -534,3 +534,20 @@ async def test_a_slave_knows_the_masters_time_of_leases() -> None:
         assert slave.slave.lease_ahead_ms == ahead_ms
         slave.slave._note_lease_time(slave.store.epoch + 1, (ahead_ms or 0) - 5_000)  # another master
         assert slave.slave.lease_ahead_ms == (ahead_ms or 0) - 5_000
+
+
+async def test_what_is_not_confirmed_yet_is_told_apart() -> None:
+    async with pair() as (master, slave, net):
+        await until(lambda: master.master.serving.is_set() and master.journal.confirmed == master.store.end_offset)
+        assert await master.journal.is_confirmed(within_s=0)
+        net.away = True
+        net.links[-1].close()
+        answer = asyncio.create_task(master.write(TOPIC))
+        await until(lambda: master.journal.confirmed < master.store.end_offset)
+        assert not await master.journal.is_confirmed(within_s=0.01)
+        later = asyncio.create_task(master.journal.is_confirmed(within_s=20))
+        net.away = False
+        assert await later
+        await answer
+        await same(master, slave)
+        assert await slave.journal.is_confirmed(within_s=20)

@@ -142,7 +142,8 @@ def no_cut_below_promise(world: World, host: Host) -> None:
         process.anew, host.promised = False, 0
     if not host.cold and host.known_end < host.promised:
         raise Violation(f"11: {host.replica} was promised {host.promised} and has cut its log at {host.known_end}")
-    host.promised = min(process.promised, host.known_end)
+    kept = process.store.synced_offset if world.settings.sync_flush else host.known_end  # what counts as had
+    host.promised = min(process.promised, kept)
     if process.following is not None and process.following.halted is not None and not world.truth.rewinds:
         raise Violation(f"11: {host.replica} halts: {process.following.halted}")
 

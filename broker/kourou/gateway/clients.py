@@ -123,6 +123,10 @@ class Clients:
                 raise TooManyRequests(f"{CLIENTS_MAX} clients are connected already", retry_after_ms=10_000)
             self._strangers[client_id] = GatewayClient(client_id, pb.Settings(), self._clock.monotonic_ms())
 
+    def knows(self, client_id: str) -> bool:
+        """Whether it has settings here or holds messages, and has not left."""
+        return client_id in self._clients or client_id in self._strangers
+
     def stream_ended(self, client_id: str, stream: StreamCall) -> None:
         client = self._clients.get(client_id)
         if client is not None and client.stream is stream:

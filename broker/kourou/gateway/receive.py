@@ -76,6 +76,9 @@ class ReceiveHandlers:
             raise
         if isinstance(outcome, KourouError):
             raise outcome
+        if outcome and request.auto_renew and not self._clients.knows(client):
+            self._take_back(view.name, outcome)  # nobody would let go of what it is handed after it has left
+            raise Refused(Code.MESSAGE_NOT_FOUND, "the client has left")
         if not outcome:
             raise Refused(Code.MESSAGE_NOT_FOUND, "no message came in time")
         self._answer(call, request.message_queue.topic, outcome)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 
 class FakeCall:
-    def __init__(self, *, client: str = "c", left_s: float | None = None, **metadata: str) -> None:
+    def __init__(
+        self, *, client: str = "c", left_s: float | None = None, message: bytes | None = None, **metadata: str
+    ) -> None:
         self.metadata: Mapping[str, str] = {
             "x-mq-client-id": client,
             **{name.replace("_", "-"): value for name, value in metadata.items()},
@@ -16,6 +18,7 @@ class FakeCall:
         self.local = "192.0.2.2:8081"
         self.secure = False
         self.left_s = left_s
+        self.message = message
         self.sent: list[bytes] = []
         self.started = False
 
@@ -26,7 +29,7 @@ class FakeCall:
         pass
 
     async def receive(self) -> bytes | None:
-        return None
+        return self.message
 
     def start(self) -> None:
         self.started = True

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from kourou.core.clock import ManualClock
 from kourou.core.errors import IllegalFilter
-from kourou.gateway.receive import INVISIBLE_MS_MAX, RENEWED_MS, WAIT_MS_MAX, invisible_of, wait_of, wanted_of
+from kourou.gateway.clients import Clients
+from kourou.gateway.receive import (
+    INVISIBLE_MS_MAX,
+    RENEWED_MS,
+    WAIT_MS_MAX,
+    ReceiveHandlers,
+    invisible_of,
+    wait_of,
+    wanted_of,
+)
 from kourou.gateway.status import Code, Refused
 from kourou.proto.rocketmq.v2 import definition_pb2 as pb
 from kourou.proto.rocketmq.v2 import service_pb2 as service
@@ -87,3 +102,43 @@ def test_filters() -> None:
     for kind, text in ((pb.TAG, "||"), (pb.TAG, "a|b"), (pb.SQL, ""), (pb.SQL, "a >"), (9, "a")):
         with pytest.raises((Refused, IllegalFilter)):
             wanted_of(pb.FilterExpression(type=kind, expression=text))  # type: ignore[arg-type]
+
+
+class SlowMessaging:
+    """A broker whose hand-outs take their time to be confirmed."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[Callable[[Any], None]] = asyncio.Queue()
+        self.taken_back: list[tuple[str, str, int, bool]] = []
+
+    def topic(self, name: str) -> None:
+        pass
+
+    async def group(self, name: str) -> Any:
+        return SimpleNamespace(name=name)
+
+    def receive(self, *given: object, done: Callable[[Any], None], **named: object) -> None:
+        self.asked.put_nowait(done)
+
+    def change_invisible(
+        self, group: str, handle: str, invisible_ms: int, *, uncounted: bool, done: Callable[[Any], None]
+    ) -> None:
+        self.taken_back.append((group, handle, invisible_ms, uncounted))
+
+
+async def test_what_is_handed_to_a_client_that_has_left_is_taken_back() -> None:
+    """It said goodbye between the hand-out and its confirmation: its leases would be renewed for hours."""
+    messaging = SlowMessaging()
+    clients = Clients(clock=ManualClock(), gone=lambda client: None)
+    asked = request(wait_ms=1_000, renew=True)
+    asked.group.name, asked.message_queue.topic.name = "g", "t"
+    call = FakeCall(message=asked.SerializeToString())
+    receiving = asyncio.create_task(ReceiveHandlers(messaging, clients).receive(call))  # type: ignore[arg-type]
+    done = await messaging.asked.get()
+    clients.left("c")
+    done([SimpleNamespace(handle="h")])
+    with pytest.raises(Refused) as refused:
+        await receiving
+    assert refused.value.code == Code.MESSAGE_NOT_FOUND
+    assert messaging.taken_back == [("g", "h", 0, True)]
+    assert call.sent == []

@@ -27,7 +27,11 @@ class Raw:
         self._inbox: list[WireMessage] = []
         self._opaque = count(1)
         if hello:
-            self.ask_json(Code.HELLO, {"versions": [1], "client": {"id": client, "version": "0"}, "dialled": address})
+            try:
+                self.ask_json(Code.HELLO, {"versions": [1], "client": {"id": client, "version": "0"}, "dialled": address})
+            except BaseException:
+                self.socket.close()
+                raise
 
     def __enter__(self) -> Raw:
         return self

@@ -106,7 +106,8 @@ async def look(setting: Setting, kind: str) -> None:
             except KourouError as error:
                 complain(who, error)
                 continue
-            known = [one for one in queues if one["committed"] is not None and one["confirmed"]]
-            places = [[one["broker"], one["queue"], one["committed"]] for one in known]
+            if not all(one["confirmed"] for one in queues):
+                continue  # nothing is promised; and a queue that a look leaves out counts as 0
+            places = [[one["broker"], one["queue"], one["committed"]] for one in queues if one["committed"] is not None]
             setting.journal.done(who, "look", since, group=group, topic=topic, result={"places": places})
             setting.succeeded(who)

@@ -66,6 +66,9 @@ class History:
     received: list[Received] = field(default_factory=list)
     committed: list[Committed | Looked] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    ended: dict[int, list[int]] = field(
+        default_factory=dict
+    )  # where consumers were in each queue as they ended, if more may come
     lost: set[str] = field(default_factory=set)  # names that were lost where the promise allows for it
     rewound: dict[int, int] = field(default_factory=dict)  # queues of which something was lost, from an offset on
 
@@ -149,8 +152,10 @@ def nothing_skipped(history: History, queues: Queues) -> Iterator[str]:
     for gap in history.skipped:
         seen.setdefault(gap.consumer, set()).update((gap.queue, offset) for offset in range(gap.start, gap.end))
     for consumer, places in seen.items():
+        ended = history.ended.get(consumer)
         for queue, held in queues.items():
-            for offset, name in enumerate(held[: history.rewound.get(queue)]):
+            end = len(held) if ended is None else ended[queue]
+            for offset, name in enumerate(held[: min(end, history.rewound.get(queue, end))]):
                 if (queue, offset) not in places:
                     yield f"skipped: consumer {consumer} never received {name}, which is at {queue}:{offset}"
 

@@ -247,13 +247,17 @@ class Consumer:
             self._empty = 0 if found else self._empty + 1
             if self._clients.all_sent and self._empty > 2 * QUEUES and self._all_read():
                 self.finished = True
+                if not world.settings.true_clocks:  # half messages are not waited for: who is asked decides at any time
+                    self._clients.history.ended[self._number] = list(self._places)
                 return
         elif isinstance(answer, Deleted):
             self._clients.history.skipped.append(Skipped(self._number, queue, place, answer.low))
             self._places[queue] = max(self._places[queue], answer.low)
         elif isinstance(answer, OffsetOutOfRange) and world.truth.rewinds:
             self._places[queue] = 0  # the log was rewound: it reads what is there now
-        world.timeline.after_ms(20 + world.settings.think_ms * world.random.random(), self.next)
+        think_ms = 20 + world.settings.think_ms * world.random.random()
+        hurries = self._clients.finishing and self._empty < QUEUES  # it may have everything to read still, and little time
+        world.timeline.after_ms(2 if hurries else think_ms, self.next)
 
     def _all_read(self) -> bool:
         for host in self._world.hosts:

@@ -27,6 +27,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def command(name: str, data: Path, client: str, peer: str, peers: str) -> list[str]:
+    return [
+        BINARY or "etcd", "--name", name, "--data-dir", str(data), "--logger", "zap", "--log-level", "warn",
+        "--listen-client-urls", f"http://{client}", "--advertise-client-urls", f"http://{client}",
+        "--listen-peer-urls", f"http://{peer}", "--initial-advertise-peer-urls", f"http://{peer}",
+        "--initial-cluster", peers, "--initial-cluster-state", "new", "--auto-compaction-retention", "1",
+    ]  # fmt: skip
+
+
 class EtcdMember:
     """``peers``: what --initial-cluster says. ``within``: a command to be put before, as one that enters a namespace."""
 
@@ -43,13 +52,7 @@ class EtcdMember:
         self.name = name
         self.endpoint = client
         self._log = folder / f"{name}.log"
-        self._command = [
-            *within, BINARY or "etcd", "--name", name, "--data-dir", str(folder / name), "--logger", "zap", "--log-level", "warn",
-            "--listen-client-urls", f"http://{client}", "--advertise-client-urls", f"http://{client}",
-            "--listen-peer-urls", f"http://{peer}", "--initial-advertise-peer-urls", f"http://{peer}",
-            "--initial-cluster", peers, "--initial-cluster-state", "new", "--auto-compaction-retention", "1",
-            *options,
-        ]  # fmt: skip
+        self._command = [*within, *command(name, folder / name, client, peer, peers), *options]
         self.start()
 
     def start(self) -> None:

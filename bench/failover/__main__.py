@@ -53,7 +53,6 @@ def main() -> None:
     }  # fmt: skip
     if options.replication and any(kind.name == report.OURS for kind in kinds):
         result["replication"] = replication(options.replication)
-    result["netns"] = os.geteuid() == 0 and not options.no_netns
     network = hosts.made(not options.no_netns)
     result["netns"] = network.can_cut
     folder = Path(tempfile.mkdtemp(prefix="kourou-failover-", dir=options.data))

@@ -94,7 +94,7 @@ class Round:
 
     def switchover(self) -> Figures:
         leader = self.cluster.now_leads()
-        at, wall = time.monotonic_ns(), stamp()
+        at = time.monotonic_ns()
         self.cluster.switch_over((leader + 1) % 3)
         until(lambda: self.cluster.leader() not in (None, leader), f"{self.cluster.name}: another one leads")
         self._first_ok(time.monotonic_ns())

@@ -20,6 +20,19 @@ ASK_S = 3.0
 DATA_PORT = 10911
 
 
+async def asked_at(address: str, code: Code, value: object) -> dict[str, Any] | None:
+    """What the broker there answers; None when there is no answer."""
+    try:
+        async with asyncio.timeout(ASK_S):
+            connection = await connect(parse_endpoint(f"{address}:{DATA_PORT}"), client_id="chaos", handlers={})
+            try:
+                return await connection.ask_json(code, value)
+            finally:
+                connection.close()
+    except (KourouError, TimeoutError, OSError):
+        return None
+
+
 @dataclass(slots=True)
 class Broker:
     group: str
@@ -38,16 +51,7 @@ class Broker:
 
     async def ask(self, code: Code, value: object) -> dict[str, Any] | None:
         """Its answer; None when there is none."""
-        try:
-            async with asyncio.timeout(ASK_S):
-                endpoint = parse_endpoint(f"{self.host.address}:{DATA_PORT}")
-                connection = await connect(endpoint, client_id="chaos", handlers={})
-                try:
-                    return await connection.ask_json(code, value)
-                finally:
-                    connection.close()
-        except (KourouError, TimeoutError, OSError):
-            return None
+        return await asked_at(self.host.address, code, value)
 
     async def status(self) -> dict[str, Any] | None:
         return await self.ask(Code.STATUS, {})

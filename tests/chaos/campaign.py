@@ -69,7 +69,11 @@ class Campaign:
                 if minutes is not None and time.monotonic() - self._begun > minutes * 60:
                     say(f"time is over after {number} faults")
                     break
-                outcome = await self._one(number, step, KINDS[step.kind])
+                kind = KINDS[step.kind]
+                if kind.bad_host and self._world.library is None:
+                    self._run.skipped.append(f"fault {number}, {step.kind}: no C compiler")
+                    continue
+                outcome = await self._one(number, step, kind)
                 self._run.outcomes.append(outcome)
                 say(self._line(outcome))
                 if outcome.problems:
@@ -103,9 +107,6 @@ class Campaign:
         chance = random.Random(step.seed)
         group = world.groups[step.group % len(world.groups)]
         outcome = Outcome(number, step.kind, group, "", self._since_begun(), 0.0, 0.0, 0.0, 0.0)
-        if kind.bad_host and world.library is None:
-            outcome.said = "SKIPPED: no C compiler"
-            return outcome
         await asyncio.sleep(chance.uniform(*CALM_S))
         self._probe.forget(time.monotonic() - 60)
         begun = healed = time.monotonic()

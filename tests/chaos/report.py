@@ -35,6 +35,7 @@ class Run:
     settings: dict[str, object]
     outcomes: list[Outcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # a run with one has failed
+    skipped: list[str] = field(default_factory=list)  # faults that could not be made here
     slow: list[str] = field(default_factory=list)  # bounds that were passed
     notes: list[str] = field(default_factory=list)  # what somebody should look at
     facts: dict[str, object] = field(default_factory=dict)

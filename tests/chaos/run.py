@@ -127,6 +127,8 @@ def main() -> int:
     report = chosen.out / f"{chosen.seed}.json"
     run.write(report)
     print(f"\n{run.table()}\n\n{run.checks}\nreport: {report}", flush=True)
+    for text in run.skipped:
+        print(f"SKIPPED: {text}")
     for text in run.notes:
         print(f"NOTE: {text}")
     for text in run.slow:

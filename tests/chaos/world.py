@@ -7,18 +7,18 @@ import json
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from bench import etcd
 from kourou.core.wire import Code
 from tests.chaos import badhost
 from tests.chaos.broker import Broker
 from tests.chaos.claim import Claim
 from tests.chaos.network import Host, Network
 from tests.chaos.process import Process
-from tests.integration.etcd import BINARY
 
 KOUROU = (sys.executable, "-m", "kourou.cli")
 REPLICAS = 3
@@ -88,21 +88,13 @@ class World:
         return [*self.etcds, *self.nameservers, *(broker.process for broker in self.brokers), self.proxy]
 
     def _etcds(self, hosts: list[Host]) -> list[Process]:
-        cluster = ",".join(f"{host.name}=http://{host.address}:2380" for host in hosts)
+        peers = etcd.peer_list(f"{host.address}:2380" for host in hosts)
 
         def process(host: Host) -> Process:
-            client, peer = f"http://{host.address}:2379", f"http://{host.address}:2380"
-            return Process(
-                f"etcd-{host.name}",
-                host,
-                lambda: [
-                    BINARY or "etcd", "--name", host.name, "--data-dir", str(self.folder / "data" / f"etcd-{host.name}"),
-                    "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-                    "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster, "--initial-cluster-state", "new",
-                    "--auto-compaction-retention", "1", "--logger", "zap", "--log-level", "warn",
-                ],
-                logs=self.logs,
-            )  # fmt: skip
+            name, address = f"etcd-{host.name}", host.address
+            data = self.folder / "data" / name
+            command = etcd.command(host.name, data, f"{address}:2379", f"{address}:2380", peers)
+            return Process(name, host, lambda: command, logs=self.logs)
 
         return [process(host) for host in hosts]
 
@@ -143,15 +135,7 @@ class World:
             process.start()
         await self.whole()
         for group in self.groups:
-            await self._make_probe_topic(group)
-
-    async def _make_probe_topic(self, group: str) -> None:
-        """A topic that is in this group alone, so that a send to it says something about this group."""
-        master = await self.master(group)
-        topic = probe_topic(group)
-        value = {"topic": topic, "type": "normal", "placement": [[group, 1]], "auto": False}
-        if await master.ask(Code.TOPIC_CREATE, value) is None:
-            raise Unwell(f"{topic} could not be created")
+            await make_probe_topic(self.members(group), group)
 
     def heal(self) -> None:
         """No fault is left: networks and disks are sound, everybody runs."""
@@ -173,20 +157,7 @@ class World:
     # ---- looking
 
     async def master(self, group: str) -> Broker:
-        """Who leads; waits until somebody does."""
-        deadline = time.monotonic() + WHOLE_S
-        while time.monotonic() < deadline:
-            members = self.members(group)
-            found = await asyncio.gather(*(broker.status() for broker in members))
-            leading = [
-                (int(facts["failover"]["epoch"]), place)
-                for place, facts in enumerate(found)
-                if facts is not None and facts["role"] == "master"
-            ]
-            if leading:
-                return members[max(leading)[1]]
-            await asyncio.sleep(LOOK_EVERY_S)
-        raise Unwell(f"nobody leads {group}")
+        return await leader(self.members(group), group)
 
     async def etcd_leader(self) -> Process | None:
         for process in self.etcds:
@@ -240,8 +211,44 @@ class World:
         return f"{group}: {unaware} don't know that they are in sync" if unaware else ""
 
 
+class Member(Protocol):
+    """A broker that can be asked, wherever it runs; None is no answer."""
+
+    async def ask(self, code: Code, value: object) -> dict[str, Any] | None: ...
+
+    async def status(self) -> dict[str, Any] | None: ...
+
+
+M = TypeVar("M", bound=Member)
+
+
+async def leader(members: Sequence[M], group: str) -> M:
+    """Who leads; waits until somebody does."""
+    deadline = time.monotonic() + WHOLE_S
+    while time.monotonic() < deadline:
+        found = await asyncio.gather(*(member.status() for member in members))
+        leading = [
+            (int(facts["failover"]["epoch"]), place)
+            for place, facts in enumerate(found)
+            if facts is not None and facts["role"] == "master"
+        ]
+        if leading:
+            return members[max(leading)[1]]
+        await asyncio.sleep(LOOK_EVERY_S)
+    raise Unwell(f"nobody leads {group}")
+
+
 def probe_topic(group: str) -> str:
     return f"chaos-probe-{group}"
+
+
+async def make_probe_topic(members: Sequence[Member], group: str) -> None:
+    """A topic that is in this group alone, so that a send to it says something about this group."""
+    master = await leader(members, group)
+    topic = probe_topic(group)
+    value = {"topic": topic, "type": "normal", "placement": [[group, 1]], "auto": False}
+    if await master.ask(Code.TOPIC_CREATE, value) is None:
+        raise Unwell(f"{topic} could not be created")
 
 
 async def asked(url: str, body: bytes | None = None) -> dict[str, Any] | None:

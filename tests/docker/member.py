@@ -9,14 +9,10 @@ from typing import Any
 
 from docker.errors import APIError  # type: ignore[import-untyped]
 
-from kourou.core.errors import KourouError
-from kourou.core.route import parse_endpoint
 from kourou.core.wire import Code
-from kourou.transport.connection import connect
+from tests.chaos.broker import asked_at
 from tests.chaos.world import asked
 
-ASK_S = 3.0
-DATA_PORT = 10911
 STOP_S = 60
 PAGES = {"etcd": ":2379/health", "nameserver": ":8088/readyz", "": ":8088/readyz"}  # group -> where it says that it is well
 
@@ -71,17 +67,9 @@ class Member:
         """A broker's answer; None when there is none."""
         try:
             address = await asyncio.to_thread(self.address)
-            if not address:
-                return None
-            async with asyncio.timeout(ASK_S):
-                endpoint = parse_endpoint(f"{address}:{DATA_PORT}")
-                connection = await connect(endpoint, client_id="chaos-docker", handlers={})
-                try:
-                    return await connection.ask_json(code, value)
-                finally:
-                    connection.close()
-        except (KourouError, TimeoutError, OSError):
+        except OSError:  # the engine does not answer
             return None
+        return await asked_at(address, code, value) if address else None
 
     async def status(self) -> dict[str, Any] | None:
         return await self.ask(Code.STATUS, {})

@@ -62,8 +62,11 @@ def steps_of(chosen: argparse.Namespace) -> list[plan.Step]:
     unknown = [name for name in names if name not in faults.KINDS]
     if unknown:
         raise SystemExit(f"error: no such kind of fault: {', '.join(unknown)}; there are {', '.join(faults.KINDS)}")
-    names = faults.possible(names)
-    return plan.draw(chosen.seed, len(names) if chosen.ci else chosen.faults, len(GROUPS), names)
+    possible = faults.possible(names)
+    if len(possible) < len(names):
+        left_out = ", ".join(sorted(set(names) - set(possible)))
+        print(f"SKIPPED: {left_out}: only root can kill a container's process", flush=True)
+    return plan.draw(chosen.seed, len(possible) if chosen.ci else chosen.faults, len(GROUPS), possible)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kourou.core.wire import Code
-from tests.chaos.world import Unwell, probe_topic
+from tests.chaos.world import Unwell, leader, make_probe_topic
 from tests.docker import images
 from tests.docker.engine import Engine, NoEngine
 from tests.docker.member import Member
@@ -108,19 +108,7 @@ class Stack:
 
     async def master(self, group: str) -> Member:
         """Who leads; waits until somebody does."""
-        deadline = time.monotonic() + WHOLE_S
-        while time.monotonic() < deadline:
-            members = self.group(group)
-            found = await asyncio.gather(*(member.status() for member in members))
-            leading = [
-                (int(facts["failover"]["epoch"]), place)
-                for place, facts in enumerate(found)
-                if facts is not None and facts["role"] == "master"
-            ]
-            if leading:
-                return members[max(leading)[1]]
-            await asyncio.sleep(LOOK_EVERY_S)
-        raise Unwell(f"nobody leads {group}")
+        return await leader(self.group(group), group)
 
     # ---- heal and wait
 
@@ -158,10 +146,7 @@ class Stack:
     async def make_probe_topics(self) -> None:
         """One in each group alone, so that a send to it says something about this group."""
         for group in GROUPS:
-            master = await self.master(group)
-            value = {"topic": probe_topic(group), "type": "normal", "placement": [[group, 1]], "auto": False}
-            if await master.ask(Code.TOPIC_CREATE, value) is None:
-                raise Unwell(f"{probe_topic(group)} could not be created")
+            await make_probe_topic(self.group(group), group)
 
     async def same_state(self) -> list[str]:
         """Members of a group come to one log offset, and are the same there, by hash. What is wrong, in words."""

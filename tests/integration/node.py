@@ -23,6 +23,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
+def patched(folder: Path, program: str, **env: str) -> dict[str, str]:
+    """An environment in which processes run this first."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(program)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{environment()['PYTHONPATH']}", **env}
+
+
 class Process:
     """A command whose output is read line by line as it comes."""
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.checking import Report, check
+from tests.chaos.checking import Report, check, check_history
+from tests.chaos.history import load
 from tests.integration.node import ROOT, Node, environment
 
 READY_S = 60.0
@@ -67,7 +68,7 @@ def workload(node: Node, history: Path, *options: str) -> Iterator[Workload]:
 
 
 def test_a_node_is_killed(tmp_path: Path) -> None:
-    """Native clients of all kinds. The history of the same clients without the last deliveries is found to be at fault."""
+    """Native clients of all kinds. The same history without the deliveries of a message is found to be at fault."""
     with Node(tmp_path / "data", *FLAGS) as node, workload(node, tmp_path / "h", "--rate", "10") as work:
         work.wait_until_running()
         node.kill()
@@ -81,6 +82,10 @@ def test_a_node_is_killed(tmp_path: Path) -> None:
         ("transactions", "committed"), ("transactions", "asked"), ("metadata", "operations"),
     ):  # fmt: skip
         assert facts[checker][fact] > 0, (checker, fact)
+    history = load(tmp_path / "h")
+    sent = next(send for send in reversed(history.sends) if send.span.ok and history.topics[send.topic] == "normal")
+    history.deliveries = [delivery for delivery in history.deliveries if delivery.body != sent.body]
+    assert any(sent.body in fault for fault in check_history(history).faults)
 
 
 @pytest.mark.skipif(not HAS_OFFICIAL, reason="NO OFFICIAL CLIENT: pip install rocketmq-python-client")

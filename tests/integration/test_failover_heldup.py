@@ -15,7 +15,7 @@ from kourou.core.errors import NotMaster, OutcomeUnknown
 from kourou.core.route import parse_endpoint
 from kourou.core.wire import Code
 from tests.integration.etcd import needs_etcd
-from tests.integration.node import environment
+from tests.integration.node import patched
 from tests.integration.test_failover import elected, send, settled, start
 from tests.integration.test_replication import LIMIT_S, client_of, everything
 
@@ -43,13 +43,6 @@ def fdatasync(fd):
 
 os.fdatasync = fdatasync
 """
-
-
-def patched(folder: Path, program: str, **env: str) -> dict[str, str]:
-    """An environment in which processes run this first."""
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(program)
-    return {"PYTHONPATH": f"{folder}{os.pathsep}{environment()['PYTHONPATH']}", **env}
 
 
 def is_refused(address: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from kourou.cli.failures import DISK_FAILED
 from kourou.client.blocking import Client
 from kourou.core import errors
-from tests.integration.node import Node, Process, environment
+from tests.integration.node import Node, Process, patched
 from tests.integration.raw import Raw, sealed
 
 FAIL_SYNC = """
@@ -87,10 +87,8 @@ def test_a_failover_broker_looks_at_its_files_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flush", ["sync", "async"])
 def test_a_failed_disk_has_a_status_of_its_own(tmp_path: Path, flush: str) -> None:
     """So that nobody starts it again on that disk by himself."""
-    extra, fails = tmp_path / "extra", tmp_path / "fails"
-    extra.mkdir()
-    (extra / "sitecustomize.py").write_text(FAIL_SYNC)
-    env = {"PYTHONPATH": f"{extra}{os.pathsep}{environment()['PYTHONPATH']}", "DISK_FAILS": str(fails)}
+    fails = tmp_path / "fails"
+    env = patched(tmp_path / "extra", FAIL_SYNC, DISK_FAILS=str(fails))
     with Node(tmp_path / "data", "--flush", flush, env=env) as node, Raw(node.address) as raw:
         raw.create_topic("t")
         fails.touch()

@@ -258,10 +258,13 @@ class Faults:
         return well and not world.lost and all(host.process is not None for host in world.hosts)
 
     def _twin_may_be(self, host: Host) -> bool:
-        """A slave in sync is promoted although its master is there, and all hear of one another."""
+        """A slave in sync with the master that leads now is promoted although that is there, and all hear of one another."""
         world, following = self._world, host.process.following if host.process is not None else None
         calm = not world.network.cut_anywhere and not world.network.slow_ms and all(h.answers for h in world.hosts)
-        return calm and following is not None and following.machine.in_sync and not self._two_lead()
+        if not calm or following is None or not following.machine.in_sync or self._two_lead():
+            return False
+        leads = {h.process.leading.epoch for h in world.hosts if h.process is not None and h.process.leading is not None}
+        return leads == {following.machine.epoch}  # else it was in sync with another one, and may lack what is confirmed
 
     def _two_lead(self) -> bool:
         leads = [h for h in self._world.hosts if h.process is not None and h.process.leading is not None]

@@ -27,11 +27,12 @@ async def patiently(attempt: Callable[[], Awaitable[Answer]], *, left_s: float |
     """``left_s``: how long the caller waits. Raises what the last attempt did."""
     loop = asyncio.get_running_loop()
     until_s = loop.time() + (PATIENCE_S if left_s is None else min(PATIENCE_S, left_s - SPARED_S))
-    backoff = Backoff(random.Random(), first_ms=FIRST_MS, most_ms=MOST_MS)
+    backoff: Backoff | None = None  # most calls need none, and a Random of its own takes its time
     while True:
         try:
             return await attempt()
         except BETWEEN_MASTERS:
+            backoff = backoff or Backoff(random.Random(), first_ms=FIRST_MS, most_ms=MOST_MS)
             pause_s = backoff.next_ms() / 1000
             if loop.time() + pause_s > until_s:
                 raise

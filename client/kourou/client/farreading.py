@@ -11,27 +11,21 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from kourou.client.cluster import Cluster
-from kourou.core import wire
+from kourou.client.slavereading import Reading
 from kourou.core.errors import KourouError, OutcomeUnknown, Unreachable
-from kourou.core.wire import Code
 from kourou.transport.connection import Connection
 
 if TYPE_CHECKING:
     from kourou.client.subscription import Position, Subscription
 
-FETCH_BYTES = 256 * 1024
 PAUSE_S = 0.25  # while all queues are paused
 
 
-class FarReading:
+class FarReading(Reading):
     """Feeds those positions of a subscription that its master has sent off."""
 
     def __init__(self, cluster: Cluster, subscription: Subscription, *, topic: str, credit: int) -> None:
-        self._cluster = cluster
-        self._subscription = subscription
-        self._topic = topic
-        self._free = credit  # bytes
-        self._room = asyncio.Event()
+        super().__init__(cluster, subscription, topic=topic, credit=credit)
         self._positions: dict[int, Position] = {}
         self._replicas: tuple[int, ...] = ()
         self._task: asyncio.Task[Any] | None = None
@@ -42,11 +36,6 @@ class FarReading:
         position.reading = self
         if self._task is None:
             self._task = self._cluster.spawn(self._run())
-
-    def took(self, size: int) -> None:
-        """Bytes have left the inbox."""
-        self._free += size
-        self._room.set()
 
     def stop(self) -> None:
         """The positions have ended."""
@@ -81,33 +70,27 @@ class FarReading:
 
     async def _advance(self, connection: Connection, position: Position) -> bool:
         """False while it is paused. Raises Unreachable or OutcomeUnknown when the slave does not answer."""
-        while self._free <= 0:
-            self._room.clear()
-            await self._room.wait()
+        await self._wait_for_room()
         if position.gone or position.releasing is not None:
             if self._positions.get(position.queue) is position:
                 del self._positions[position.queue]
             return True
         if position.queue in self._subscription.paused:
             return False
-        header = wire.FETCH_REQUEST.pack(position.next, position.queue, FETCH_BYTES, 0, 0, 0)
-        parts = (self._topic.encode(),)
         try:
-            answer = await connection.ask(Code.FETCH, header=header, parts=parts, timeout_s=self._cluster.timeout_s)
+            data, after, lowest, highest = await self._fetch(connection, position)
         except (Unreachable, OutcomeUnknown):
             raise
         except KourouError:  # of this queue alone: it lacks what we want, or can't read it
             await self._back(position, stay=True)
             return True
-        after, lowest, highest = wire.FETCH_ANSWER.unpack(answer.header)
         if position.gone or position.releasing is not None:
             return True
         if lowest > position.next:  # it has deleted what the master may still have
             await self._back(position, stay=True)
             return True
         if after > position.next:
-            self._free -= len(answer.body)
-            self._subscription.arrived(position, answer.body, after)
+            self._arrived(position, data, after)
             if after < highest:
                 return True
         await self._back(position, stay=False)

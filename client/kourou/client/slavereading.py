@@ -23,8 +23,8 @@ PAUSE_S_MAX = 2.0
 IDLE_ROUNDS = 3  # then another slave may have more
 
 
-class SlaveReading:
-    """Feeds the positions of a subscription until it is stopped."""
+class Reading:
+    """Feeds positions of a subscription from a slave: what may be in the inbox from there, and how it is asked for."""
 
     def __init__(self, cluster: Cluster, subscription: Subscription, *, topic: str, credit: int) -> None:
         self._cluster = cluster
@@ -32,12 +32,35 @@ class SlaveReading:
         self._topic = topic
         self._free = credit  # bytes
         self._room = asyncio.Event()
-        self._task: asyncio.Task[Any] = cluster.spawn(self._run())
 
     def took(self, size: int) -> None:
         """Bytes have left the inbox."""
         self._free += size
         self._room.set()
+
+    async def _wait_for_room(self) -> None:
+        while self._free <= 0:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _fetch(self, connection: Connection, position: Position) -> tuple[memoryview, int, int, int]:
+        """What follows in a queue: frames, the offset behind them, the lowest, the highest. Raises what it answers."""
+        header = wire.FETCH_REQUEST.pack(position.next, position.queue, FETCH_BYTES, 0, 0, 0)
+        parts = (self._topic.encode(),)
+        answer = await connection.ask(Code.FETCH, header=header, parts=parts, timeout_s=self._cluster.timeout_s)
+        return (answer.body, *wire.FETCH_ANSWER.unpack(answer.header))
+
+    def _arrived(self, position: Position, data: memoryview, after: int) -> None:
+        self._free -= len(data)
+        self._subscription.arrived(position, data, after)
+
+
+class SlaveReading(Reading):
+    """Feeds the positions of a subscription until it is stopped."""
+
+    def __init__(self, cluster: Cluster, subscription: Subscription, *, topic: str, credit: int) -> None:
+        super().__init__(cluster, subscription, topic=topic, credit=credit)
+        self._task: asyncio.Task[Any] = cluster.spawn(self._run())
 
     def stop(self) -> None:
         self._task.cancel()
@@ -70,20 +93,14 @@ class SlaveReading:
             pause = min(2 * pause, PAUSE_S_MAX)
 
     async def _advance(self, connection: Connection, position: Position) -> bool:
-        while self._free <= 0:
-            self._room.clear()
-            await self._room.wait()
+        await self._wait_for_room()
         if position.gone or position.queue in self._subscription.paused:
             return False
-        header = wire.FETCH_REQUEST.pack(position.next, position.queue, FETCH_BYTES, 0, 0, 0)
-        topic = self._topic.encode()
         try:
-            answer = await connection.ask(Code.FETCH, header=header, parts=(topic,), timeout_s=self._cluster.timeout_s)
+            data, after, lowest, _ = await self._fetch(connection, position)
         except OffsetOutOfRange:
             return False  # this one is behind
-        after, lowest, _ = wire.FETCH_ANSWER.unpack(answer.header)
         if position.gone or after <= position.next or lowest > position.next:
             return False  # nothing new; or it has deleted what the master may still have
-        self._free -= len(answer.body)
-        self._subscription.arrived(position, answer.body, after)
+        self._arrived(position, data, after)
         return True

@@ -9,7 +9,7 @@ from kourou.client.cluster import Cluster, is_retryable
 from kourou.client.farreading import FarReading
 from kourou.client.handover import Handover, Witness
 from kourou.client.router import Router
-from kourou.client.slavereading import SlaveReading
+from kourou.client.slavereading import Reading, SlaveReading
 from kourou.core import wire
 from kourou.core.backoff import Backoff
 from kourou.core.errors import KourouError, NotConnected, OutcomeUnknown, from_code
@@ -56,7 +56,7 @@ class Position:
         self.committed = offset
         self.skip = 0  # what is delivered below was finished before
         self.seen: Witness | None = None  # the last frame that was handed out
-        self.reading: SlaveReading | FarReading | None = None  # at a slave, that it is, or was last, fed by
+        self.reading: Reading | None = None  # at a slave, that it is, or was last, fed by
         self.foreign = 0  # bytes from there that wait in the inbox
         self.gone = False
         self.releasing: Release | None = None  # the broker's request to let go, not answered yet

@@ -294,6 +294,8 @@ class Elector:
         """The process is about to stop: hand over. Answered by ``Left``."""
         self._leaving = True
         self._barred = self._barred or "it is stopping"
+        if self.phase is Phase.RELEASING:
+            return  # ``Left`` when etcd has it, or the lease is over: else the group would wait for its end
         if self.phase is not Phase.MASTER:
             self._effects.append(Left())
         elif self.term is not None and not self.term.draining:

@@ -201,12 +201,16 @@ class Journal:
             if not future.done():
                 future.set_result(failure is None)
 
-        self._waiting.append((self._store.end_offset, told))
+        waiter = (self._store.end_offset, told)
+        self._waiting.append(waiter)
         try:
             async with asyncio.timeout(within_s):
                 return await future
         except TimeoutError:
             return False
+        finally:
+            if future.cancelled() and waiter in self._waiting:  # else they gather while nothing is confirmed
+                self._waiting.remove(waiter)
 
     def on_confirmed(self, listener: Callable[[list[Arrived]], None]) -> None:
         """Call back with the frames that have come below ``confirmed``, in log order."""

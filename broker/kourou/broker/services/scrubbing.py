@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-from kourou.broker.store.copying import check_frames, read_frames
+from kourou.broker.store.copying import verify_frames
 from kourou.broker.store.scan import find_next
 from kourou.broker.store.store import Store
 from kourou.core.clock import Clock
@@ -20,7 +20,6 @@ STEP_S = 0.5  # between two steps
 STEP_MS = 3  # at most, or less is read the next time: the loop waits for a thread that checks frames
 BYTES_MIN = 64 * 1024
 BYTES_MAX = 4 * 1024 * 1024
-EPOCH_MAX = (1 << 32) - 1
 DAMAGED_MAX = 100  # places that are remembered
 
 
@@ -78,28 +77,24 @@ class Scrubber:
             return self._next_segment(at, end), None, 0  # deleted meanwhile, or missing since the start, which has said so
         file.forget(place, self._size)
         try:
-            data = read_frames(self._store, at, end=end, bytes_max=self._size, cached_only=False, once=True)
-            assert data is not None
-            check_frames(memoryview(data), at, epoch_min=0, epoch_max=EPOCH_MAX)
+            size = verify_frames(self._store, at, end=end, bytes_max=self._size, once=True)
         except DamagedLog as failure:
-            whole = self._whole_before(at, end)
+            whole = self._whole_from(at, end)
             if whole > at:
                 return whole, None, STEP_MS
             found = find_next(file, at - place, at + 1)
-            reason = str(failure).replace("arrived damaged", "is damaged")
-            return found if found is not None else self._next_segment(at, end), reason, STEP_MS
-        return at + len(data), None, self._clock.monotonic_ms() - begun
+            return found if found is not None else self._next_segment(at, end), str(failure), STEP_MS
+        return at + size, None, self._clock.monotonic_ms() - begun
 
-    def _whole_before(self, at: int, end: int) -> int:
-        """Up to where the frames from here on are whole, one by one."""
-        while at < end:
+    def _whole_from(self, at: int, end: int) -> int:
+        """Up to where the frames from here on are whole, one by one; as many as one step reads, for all of them may be whole
+        by now."""
+        stop = min(end, at + self._size)
+        while at < stop:
             try:
-                data = read_frames(self._store, at, end=end, bytes_max=1, cached_only=False)
-                assert data is not None
-                check_frames(memoryview(data), at, epoch_min=0, epoch_max=EPOCH_MAX)
+                at += verify_frames(self._store, at, end=end, bytes_max=1)
             except DamagedLog:
                 break
-            at += len(data)
         return at
 
     def _next_segment(self, at: int, end: int) -> int:

@@ -13,11 +13,12 @@ from kourou.broker.store.files import File
 from kourou.broker.store.recovery import frame_entry
 from kourou.broker.store.scan import ScannedFrame
 from kourou.broker.store.store import Store
-from kourou.core.errors import BadChecksum, DamagedLog, FrameInvalid, UnsupportedVersion
+from kourou.core.errors import BadChecksum, Busy, DamagedLog, FrameInvalid, UnsupportedVersion
 from kourou.core.frame import PREFIX_SIZE, check_frame
 from kourou.core.limits import FRAME_BYTES_MAX
 
 FRAME_MAX = PREFIX_SIZE + FRAME_BYTES_MAX
+EPOCH_MAX = (1 << 32) - 1
 
 
 def read_frames(
@@ -79,6 +80,18 @@ def check_frames(data: memoryview, start: int, *, epoch_min: int, epoch_max: int
     return frames
 
 
+def verify_frames(store: Store, start: int, *, end: int, bytes_max: int, once: bool = False) -> int:
+    """*Blocking*. Read frames of this very log as ``read_frames`` does, and check them; how many bytes are whole. Raises
+    DamagedLog."""
+    data = read_frames(store, start, end=end, bytes_max=bytes_max, cached_only=False, once=once)
+    assert data is not None
+    try:
+        check_frames(memoryview(data), start, epoch_min=0, epoch_max=EPOCH_MAX)
+    except DamagedLog as failure:
+        raise DamagedLog(str(failure).replace("arrived damaged", "is damaged")) from None
+    return len(data)
+
+
 def append_frames(store: Store, data: memoryview, frames: Sequence[ScannedFrame]) -> None:
     """Append checked frames, which lie one after the other in ``data``, at the end of the log. All or none."""
     store.append_as_is(data, [(item.prefix, frame_entry(item)) for item in frames])
@@ -92,5 +105,10 @@ def cut_back(store: Store, offset: int) -> None:
         store.files.remove(snapshot.snapshot_name(at))
     if later:  # durable first: one that saw what is cut must not be there beside another log
         store.files.sync_folder(snapshot.FOLDER)
-    store.truncate(offset)
+    while True:
+        try:
+            store.truncate(offset)
+            break
+        except Busy:  # an index that it goes by is damaged. What was left half done is in memory, which is given up anyway
+            store.mending.run()  # DamagedLog for one that does not come right
     store.epochs.save(store.files)

@@ -616,6 +616,20 @@ def test_a_release_without_an_answer_is_tried_again(lost: int) -> None:
     assert one.phase == "follower"  # it is leaving
 
 
+@pytest.mark.parametrize("lost", [-1, -1_000])
+def test_one_that_leaves_while_it_releases_waits_for_that(lost: int) -> None:
+    """A disk fails: the lease is given back, and the process ends at once. Without an answer it ends with the lease."""
+    one = master()
+    one.lose = lost
+    one.elector.faulty("its disk fails", now_ms=one.now)
+    one.elector.leave(now_ms=one.now)
+    one.drain()
+    assert (one.phase, one.count(Left)) == ("releasing", 0)
+    one.run(400 if lost == -1 else D)
+    assert lease(one.truth).released == (lost == -1)
+    assert one.count(Left) == 1
+
+
 def test_a_release_that_comes_too_late_leaves_the_successor_s_lease_alone() -> None:
     """It was done, nobody said so, and the successor has taken over meanwhile."""
     one = master()

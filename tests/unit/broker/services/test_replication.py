@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kourou.broker.machines.replication import LogFacts, Member, Session
+from kourou.broker.machines.replication import PING_MS, LogFacts, Member, Session
 from kourou.broker.machines.replicationmaster import ReplicationMaster
 from kourou.broker.machines.replicationslave import ReplicationSlave
 from kourou.broker.services.journal import FrameJob, Journal
@@ -494,6 +494,8 @@ async def test_a_log_that_parted_is_to_be_cut() -> None:
         await until(lambda: bool(former.cuts))
         assert former.cuts == [end]
         assert former.slave.machine.over
+        await former.slave.stop()
+        assert not net.links[-1].open  # the master keeps nothing of it
     finally:
         await former.close()
         await again.close()
@@ -544,10 +546,13 @@ async def test_what_is_not_confirmed_yet_is_told_apart() -> None:
         net.links[-1].close()
         answer = asyncio.create_task(master.write(TOPIC))
         await until(lambda: master.journal.confirmed < master.store.end_offset)
+        waiting = len(master.journal._waiting)
         assert not await master.journal.is_confirmed(within_s=0.01)
+        assert len(master.journal._waiting) == waiting  # who has stopped to wait is not kept
         later = asyncio.create_task(master.journal.is_confirmed(within_s=20))
         net.away = False
         assert await later
         await answer
         await same(master, slave)
+        master.clock.advance(PING_MS)  # one that came back before it was missed is told by the next ping
         assert await slave.journal.is_confirmed(within_s=20)

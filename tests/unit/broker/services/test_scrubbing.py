@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import pytest
+
+from kourou.broker.services import scrubbing
 from kourou.broker.services.scrubbing import Scrubber
 from kourou.broker.store.commitlog import segment_name
+from kourou.broker.store.copying import verify_frames
 from kourou.broker.store.recovery import open_store
 from kourou.broker.store.store import Store
 from kourou.core.clock import ManualClock
+from kourou.core.errors import DamagedLog
 from tests.sim.disk import SimDisk
 from tests.sim.store import SMALL, START_MS, message
 from tests.unit.broker.services.engine import Notes
@@ -66,6 +72,27 @@ async def test_rot_is_found_where_it_is_and_reported_once() -> None:
     scrubbed.clock.advance(HOUR_MS)
     await scrubbed.read_all()
     assert len(scrubbed.told) == 2
+    scrubbed.pool.shutdown()
+
+
+async def test_what_is_whole_when_it_is_read_again_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no step reads more for it than any other does."""
+    scrubbed = Scrubbed()
+    scrubbed.scrubber._size = 2_000
+    read: list[int] = []
+
+    def verify(store: Store, start: int, **how: Any) -> int:
+        read.append(start)
+        if len(read) == 1:
+            raise DamagedLog("a bit has flipped in memory")
+        return verify_frames(store, start, **how)
+
+    monkeypatch.setattr(scrubbing, "verify_frames", verify)
+    await scrubbed.scrubber.step()
+    assert max(read) < 2_000
+    assert read[-1] > read[0]
+    await scrubbed.read_all()
+    assert scrubbed.told == []
     scrubbed.pool.shutdown()
 
 

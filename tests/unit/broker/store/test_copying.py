@@ -6,10 +6,10 @@ from random import Random
 
 import pytest
 
-from kourou.broker.store.commitlog import segment_name
+from kourou.broker.store.commitlog import index_name, segment_name
 from kourou.broker.store.copying import append_frames, check_frames, cut_back, read_frames
 from kourou.broker.store.standing import MASTER, NAME, NONE, SLAVE, StandingFile
-from kourou.core.errors import DamagedLog, DiskFull
+from kourou.core.errors import Busy, DamagedLog, DiskFull
 from tests.sim.disk import SimDisk
 from tests.sim.store import START_MS, Opened, message, metadata, open_disk
 
@@ -121,6 +121,27 @@ def test_cutting_back_forgets_later_snapshots_and_epochs() -> None:
     assert again.store.end_offset == cut
     assert again.store.epochs.entries == opened.store.epochs.entries[:1]
     assert again.recovered.snapshot_offset == 0
+    other = filled(SimDisk(), seed=1)
+    copy(other, again, bytes_max=1 << 20)
+    assert content(again) == content(other)
+
+
+def test_cutting_back_mends_an_index_that_it_needs() -> None:
+    """Else the process would end for it, and the next one again."""
+    disk = SimDisk()
+    opened = filled(disk)
+    cut = opened.store.epochs.entries[1][1]
+    opened.store.close()
+    opened = open_disk(disk)
+    for base in opened.store.log.bases[:-1]:
+        for offset in range(0, len(disk.names[index_name(base)].written), 50):
+            disk.flip(index_name(base), offset)
+    with pytest.raises(Busy):
+        opened.store.truncate(cut)
+    cut_back(opened.store, cut)
+    opened.store.close()
+    again = open_disk(disk)
+    assert again.store.end_offset == cut
     other = filled(SimDisk(), seed=1)
     copy(other, again, bytes_max=1 << 20)
     assert content(again) == content(other)

@@ -132,12 +132,13 @@ class SlaveReplication:
         self._wake.set()
 
     async def stop(self) -> None:
+        link = self._link  # the session forgets it; one whose log is to be cut leaves it open
         tasks = [task for task in (self._runner, self._fetcher) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._link is not None:
-            self._link.close()
+        if link is not None:
+            link.close()
 
     def promoted(self, epoch: int) -> None:
         self.machine.promoted(epoch)

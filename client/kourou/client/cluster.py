@@ -301,15 +301,20 @@ class Cluster:
                 changed = asyncio.ensure_future(self._changed.wait())
                 await asyncio.wait((dialling, changed), return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
-        finally:
-            dialling.cancel()  # of what is done nothing comes
-        if not dialling.done():
-            await asyncio.wait((dialling,))
+        except asyncio.CancelledError:
+            await self._give_up(dialling)
+            raise
         if self.masters.get(broker) == endpoint:
             return await dialling
+        await self._give_up(dialling)
+        return None
+
+    @staticmethod
+    async def _give_up(dialling: asyncio.Future[Connection]) -> None:
+        dialling.cancel()
+        await asyncio.wait((dialling,))
         if not dialling.cancelled() and dialling.exception() is None:
             dialling.result().close()
-        return None
 
     async def replica(self, broker: str, topic: str, turn: int, *, among: Collection[int] | None = None) -> Connection:
         """A connection to a slave of a broker group that holds a topic, to one ``among`` some if given; whoever asks closes

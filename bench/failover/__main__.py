@@ -107,7 +107,7 @@ def one_round(
         check = {**vars(found), "lost": len(found.lost), "lost_first": found.lost[:20], "failures": sender.failures()}
         result["checks"].append({"round": number, "contestant": kind.name, "called": called, **check})
         say(f"  acknowledged {found.acknowledged}, failed {found.failed}, lost {len(found.lost)}, twice {found.twice}")
-    except Exception as failure:
+    except Exception as failure:  # whatever it was: this round has failed, the others go on
         entry = {
             "round": number,
             "contestant": kind.name,
@@ -142,7 +142,7 @@ def measured(round_: Round, name: str, options: Any) -> Figures:
         if name == "coordinators_down":
             return {"ok": True, **measure(options.down_s)}
         return {"ok": True, **(measure(options.gib) if name == "far_behind" else measure())}
-    except Exception as failure:
+    except Exception as failure:  # the same
         return {"ok": False, "error": f"{type(failure).__name__}: {failure}"}
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -27,7 +28,7 @@ class Mortal(Protocol):
     def kill(self) -> None: ...
 
 
-class Cluster:
+class Cluster(ABC):
     """One contestant, started. ``members``: the three that hold messages, in the order of their hosts."""
 
     name: ClassVar[str] = "?"
@@ -54,22 +55,25 @@ class Cluster:
         self.others: list[Running] = []
         self.clients: list[Running] = []
 
+    @abstractmethod
     def start(self) -> None:
-        raise NotImplementedError
+        """The servers."""
 
+    @abstractmethod
     def where(self) -> str:
         """What a client is told."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leader(self) -> int | None:
-        raise NotImplementedError
+        """The number of the member that leads, if one does."""
 
+    @abstractmethod
     def whole(self) -> bool:
         """Somebody leads, and all three are in sync."""
-        raise NotImplementedError
 
+    @abstractmethod
     def switch_over(self, to: int) -> None:
-        raise NotImplementedError
+        """Another member is to lead, as an operator would ask for it."""
 
     def coordinator_leader(self) -> Mortal:
         """The leader of those that elect, where ``coordinators`` names them."""
@@ -104,9 +108,9 @@ class Cluster:
     def run(self, host: Host, name: str, *command: str, env: dict[str, str] | None = None) -> Running:
         return Running([*host.within, *command], self.folder / f"{name}.log", env=env, folder=self.folder)
 
+    @abstractmethod
     def command(self, *arguments: str) -> tuple[list[str], dict[str, str]]:
         """The client as a command, and its environment."""
-        raise NotImplementedError
 
     def python_client(self, script: str, *arguments: str, python: str | None = None) -> tuple[list[str], dict[str, str]]:
         return [python or server_python(), str(CLIENTS / script), *arguments], environment()

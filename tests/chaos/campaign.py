@@ -7,40 +7,30 @@ import json
 import random
 import sys
 import time
-from pathlib import Path
 
-from tests.chaos.checking import check
 from tests.chaos.claim import CommandFailed
-from tests.chaos.faults.scene import Kind, Scene
+from tests.chaos.faults.scene import NotDone, Scene
 from tests.chaos.plan import KINDS, Step
 from tests.chaos.probe import Probe
 from tests.chaos.process import Process
 from tests.chaos.replicas import same_log, same_state, verified
 from tests.chaos.report import Outcome, Run
+from tests.chaos.rounds import CALM_S, Rounds, say
 from tests.chaos.world import Unwell, World
 
 RUNNING_S = 90.0
 DRAIN_S = 180.0  # an official push consumer holds a message whose ack failed for a minute, or as long as it lives
 END_S = DRAIN_S + 60.0
-SEND_S = 30.0
-CALM_S = (0.5, 2.0)
 FAULT_S = 240.0  # no fault takes longer, waiting for the cluster included
 
 
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
-class Campaign:
+class Campaign(Rounds):
     def __init__(self, world: World, run: Run, *, quick: bool, rate: int | None) -> None:
         self._world = world
-        self._run = run
         self._quick = quick
-        self._begun = time.monotonic()
-        self._history = world.folder / "history"
         python, native, groups = sys.executable, world.nameserver_addresses(), ",".join(world.groups)
         probed = world.folder / "probe.jsonl"
-        self._probe = Probe(probed)
+        super().__init__(run, Probe(probed), world.groups, world.folder / "history")
         self._prober = Process(
             "probe",
             world.clients,
@@ -62,27 +52,8 @@ class Campaign:
                 logs=world.logs,
             )  # fmt: skip
 
-    async def run(self, *, minutes: float | None) -> None:
-        try:
-            await self._start()
-            for number, step in enumerate(self._run.plan):
-                if minutes is not None and time.monotonic() - self._begun > minutes * 60:
-                    say(f"time is over after {number} faults")
-                    break
-                kind = KINDS[step.kind]
-                if kind.bad_host and self._world.library is None:
-                    self._run.skipped.append(f"fault {number}, {step.kind}: no C compiler")
-                    continue
-                outcome = await self._one(number, step, kind)
-                self._run.outcomes.append(outcome)
-                say(self._line(outcome))
-                if outcome.problems:
-                    self._run.problems += [f"fault {number}, {step.kind}: {problem}" for problem in outcome.problems]
-                    break
-            await self._end()
-        except Unwell as failure:
-            self._run.problems.append(str(failure))
-            say(f"FAILED: {failure}")
+    def _impossible(self, step: Step) -> str | None:
+        return "no C compiler" if KINDS[step.kind].bad_host and self._world.library is None else None
 
     async def _start(self) -> None:
         await self._world.start()
@@ -102,8 +73,8 @@ class Campaign:
 
     # ---- one fault
 
-    async def _one(self, number: int, step: Step, kind: Kind) -> Outcome:
-        world = self._world
+    async def _one(self, number: int, step: Step) -> Outcome:
+        world, kind = self._world, KINDS[step.kind]
         chance = random.Random(step.seed)
         group = world.groups[step.group % len(world.groups)]
         outcome = Outcome(number, step.kind, group, "", self._since_begun(), 0.0, 0.0, 0.0, 0.0)
@@ -113,7 +84,10 @@ class Campaign:
         outcome.at = self._since_begun()
         try:
             async with asyncio.timeout(FAULT_S):
-                outcome.said = await kind.happen(Scene(world, group, chance, self._quick))
+                try:
+                    outcome.said = await kind.happen(Scene(world, group, chance, self._quick))
+                except NotDone as failure:
+                    outcome.said, outcome.done = str(failure), False
                 healed = time.monotonic()
                 outcome.lasted = healed - begun
                 if not kind.may_end:
@@ -126,42 +100,16 @@ class Campaign:
             outcome.lasted = outcome.lasted or time.monotonic() - begun
             outcome.problems.append(str(failure) or f"not over after {FAULT_S:.0f} s")
             await self._picture(number)
-        self._probe.look()
-        outcome.gap = max(self._probe.gap_s(name, begun, time.monotonic()) for name in world.groups)
-        outcome.bound = kind.bound_s + (outcome.lasted if kind.stops else 0.0)
-        if outcome.gap > outcome.bound:
-            self._run.slow.append(f"fault {number}, {step.kind}: {outcome.gap:.1f} s without a send ({outcome.said})")
+        self._measure(outcome, begun, bound_s=kind.bound_s, stops=kind.stops)
         for process in (self._prober, self._workload):
             if process is not None and not process.alive:
                 outcome.problems.append(f"{process.name} ended by itself with status {process.status}:\n{process.tail()}")
         return outcome
 
-    async def _sends(self, since: float) -> None:
-        """Wait until every group has acknowledged a send that was begun since then."""
-        deadline = time.monotonic() + SEND_S
-        while True:
-            self._probe.look()
-            silent = [group for group in self._world.groups if not self._probe.ok_since(group, since)]
-            if not silent:
-                return
-            if time.monotonic() > deadline:
-                raise Unwell(
-                    f"the cluster is whole, and yet no send to {', '.join(silent)} is acknowledged in {SEND_S:.0f} s"
-                )
-            await asyncio.sleep(0.05)
-
     async def _picture(self, number: int) -> None:
         """What each broker says about itself at the moment of a failure goes to a file beside the logs."""
         found = {broker.name: await broker.status() for broker in self._world.brokers}
         (self._world.logs / f"status-{number}.json").write_text(json.dumps(found, indent=1, default=str) + "\n")
-
-    def _since_begun(self) -> float:
-        return round(time.monotonic() - self._begun, 1)
-
-    def _line(self, outcome: Outcome) -> str:
-        bad = "".join(f"\n    {problem}" for problem in outcome.problems)
-        times = f"gap {outcome.gap:5.2f} s, whole after {outcome.whole:5.2f} s"
-        return f"{outcome.number:4} {outcome.kind:26} {times}   {outcome.said}{bad}"
 
     # ---- the end
 
@@ -187,7 +135,7 @@ class Campaign:
             run.problems += wrong
         run.facts["log_bytes_compared"] = compared
         if self._workload is not None:
-            await asyncio.to_thread(self._check, self._history)
+            await asyncio.to_thread(self._check)
         for broker in world.brokers:
             if await broker.process.stop() != 0:
                 run.problems.append(f"{broker.name} did not stop in good order: {broker.process.status}")
@@ -197,9 +145,3 @@ class Campaign:
             count = path.read_text(errors="replace").count("Traceback (most recent")
             if count:
                 run.notes.append(f"{path.name} has {count} tracebacks")
-
-    def _check(self, history: Path) -> None:
-        report = check(history)
-        self._run.checks = str(report)
-        if not report.ok:
-            self._run.problems.append("the histories are not what they must be")

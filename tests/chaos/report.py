@@ -26,6 +26,7 @@ class Outcome:
     bound: float
     whole: float  # from healed to whole
     problems: list[str] = field(default_factory=list)
+    done: bool = True  # it did happen
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class Run:
     settings: dict[str, object]
     outcomes: list[Outcome] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # a run with one has failed
-    skipped: list[str] = field(default_factory=list)  # faults that could not be made here
+    skipped: list[str] = field(default_factory=list)  # faults that could not be made here, or were refused
     slow: list[str] = field(default_factory=list)  # bounds that were passed
     notes: list[str] = field(default_factory=list)  # what somebody should look at
     facts: dict[str, object] = field(default_factory=dict)

@@ -27,9 +27,10 @@ for source in ("proto", "core", "nameserver", "broker", "client"):
         sys.path.append(str(ROOT / source))
 
 from tests.chaos import plan  # noqa: E402
-from tests.chaos.campaign import Campaign, say  # noqa: E402
+from tests.chaos.campaign import Campaign  # noqa: E402
 from tests.chaos.claim import Claim, CommandFailed, command, quietly  # noqa: E402
 from tests.chaos.report import Run  # noqa: E402
+from tests.chaos.rounds import say  # noqa: E402
 from tests.chaos.world import Settings, World  # noqa: E402
 from tests.integration.etcd import BINARY  # noqa: E402
 

@@ -8,35 +8,26 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 
-from tests.chaos.checking import check
 from tests.chaos.plan import Step
 from tests.chaos.probe import Probe
 from tests.chaos.report import Outcome, Run
+from tests.chaos.rounds import CALM_S, Rounds, say
 from tests.chaos.world import Unwell
 from tests.docker.clients import ClientProgram
-from tests.docker.faults import KINDS, Kind, Scene
+from tests.docker.faults import KINDS, Scene
 from tests.docker.stack import GROUPS, NAMESERVERS, OFFICIAL, Stack
 
 RUNNING_S = 120.0
 DRAIN_S = 90.0
-SEND_S = 30.0
 FAULT_S = 300.0  # no fault takes longer, waiting for the cluster included
-CALM_S = (0.5, 2.0)
 
 
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
-class Campaign:
+class Campaign(Rounds):
     def __init__(self, stack: Stack, run: Run, folder: Path, *, rate: int) -> None:
         self._stack = stack
-        self._run = run
-        self._begun = time.monotonic()
-        self._history = folder / "history"
-        self._history.mkdir()
         probed = folder / "probe.jsonl"
-        self._probe = Probe(probed)
+        super().__init__(run, Probe(probed), GROUPS, folder / "history")
+        self._history.mkdir()
         python = ("python3", "-m")
         self._prober = ClientProgram(
             stack,
@@ -56,24 +47,6 @@ class Campaign:
         )  # fmt: skip
         self.programs = (self._prober, self._workload)
 
-    async def run(self, *, minutes: float | None) -> None:
-        try:
-            await self._start()
-            for number, step in enumerate(self._run.plan):
-                if minutes is not None and time.monotonic() - self._begun > minutes * 60:
-                    say(f"time is over after {number} faults")
-                    break
-                outcome = await self._one(number, step, KINDS[step.kind])
-                self._run.outcomes.append(outcome)
-                say(self._line(outcome))
-                if outcome.problems:
-                    self._run.problems += [f"fault {number}, {step.kind}: {problem}" for problem in outcome.problems]
-                    break
-            await self._end()
-        except Unwell as failure:
-            self._run.problems.append(str(failure))
-            say(f"FAILED: {failure}")
-
     async def _start(self) -> None:
         await self._stack.whole()
         await self._stack.make_probe_topics()
@@ -86,14 +59,14 @@ class Campaign:
 
     # ---- one fault
 
-    async def _one(self, number: int, step: Step, kind: Kind) -> Outcome:
-        stack = self._stack
+    async def _one(self, number: int, step: Step) -> Outcome:
+        stack, kind = self._stack, KINDS[step.kind]
         chance = random.Random(step.seed)
         group = GROUPS[step.group % len(GROUPS)]
         await asyncio.sleep(chance.uniform(*CALM_S))
         self._probe.forget(time.monotonic() - 60)
         begun = time.monotonic()
-        outcome = Outcome(number, step.kind, group, "", round(begun - self._begun, 1), 0.0, 0.0, 0.0, 0.0)
+        outcome = Outcome(number, step.kind, group, "", self._since_begun(), 0.0, 0.0, 0.0, 0.0)
         try:
             async with asyncio.timeout(FAULT_S):
                 outcome.said = await kind.happen(Scene(stack, group, chance))
@@ -107,11 +80,7 @@ class Campaign:
             outcome.lasted = outcome.lasted or time.monotonic() - begun
             outcome.problems.append(str(failure) or f"not over after {FAULT_S:.0f} s")
             outcome.problems += [f"{member.name}: {await self._picture(member.status())}" for member in stack.brokers]
-        self._probe.look()
-        outcome.gap = max(self._probe.gap_s(name, begun, time.monotonic()) for name in GROUPS)
-        outcome.bound = kind.bound_s + (outcome.lasted if kind.stops else 0.0)
-        if outcome.gap > outcome.bound:
-            self._run.slow.append(f"fault {number}, {step.kind}: {outcome.gap:.1f} s without a send ({outcome.said})")
+        self._measure(outcome, begun, bound_s=kind.bound_s, stops=kind.stops)
         for program in self.programs:
             if not program.alive:
                 outcome.problems.append(f"{program.name} ended by itself:\n{program.tail()}")
@@ -120,23 +89,6 @@ class Campaign:
     async def _picture(self, asked: Awaitable[dict[str, object] | None]) -> object:
         facts = await asked
         return "no answer" if facts is None else {name: facts.get(name) for name in ("role", "failover", "replication")}
-
-    async def _sends(self, since: float) -> None:
-        """Wait until every group has acknowledged a send that was begun since then."""
-        deadline = time.monotonic() + SEND_S
-        while True:
-            self._probe.look()
-            silent = [group for group in GROUPS if not self._probe.ok_since(group, since)]
-            if not silent:
-                return
-            if time.monotonic() > deadline:
-                raise Unwell(f"the cluster is whole, yet no send to {', '.join(silent)} is acknowledged in {SEND_S:.0f} s")
-            await asyncio.sleep(0.05)
-
-    def _line(self, outcome: Outcome) -> str:
-        bad = "".join(f"\n    {problem}" for problem in outcome.problems)
-        times = f"gap {outcome.gap:5.2f} s, whole after {outcome.whole:5.2f} s"
-        return f"{outcome.number:4} {outcome.kind:22} {times}   {outcome.said}{bad}"
 
     # ---- the end
 
@@ -153,10 +105,7 @@ class Campaign:
             run.problems.append(f"the workload ended with status {status}:\n{self._workload.tail()}")
         await self._prober.stop(20)
         run.problems += await stack.same_state()
-        report = await asyncio.to_thread(check, self._history)
-        run.checks = str(report)
-        if not report.ok:
-            run.problems.append("the histories are not what they must be")
+        await asyncio.to_thread(self._check)
         for member in stack.brokers:
             status = await asyncio.to_thread(member.stop)
             if status != 0:

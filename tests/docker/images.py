@@ -24,8 +24,12 @@ CLIENTS = "kourou-clients:chaos"
 LIMIT_S = 900
 
 
-class NoImages(Exception):
-    """Why they could not be made."""
+class NoBase(Exception):
+    """Why there is nothing that images could be made on: that is this machine's business."""
+
+
+class NotBuilt(Exception):
+    """Why an image of ours was not made: that is ours."""
 
 
 def make(engine: Engine) -> None:
@@ -54,8 +58,10 @@ def _base(engine: Engine) -> str:
         engine.client.images.pull(REGISTRY_BASE)
     except DockerException:
         if os.geteuid() != 0 or shutil.which("debootstrap") is None:
-            raise NoImages(f"no registry has {REGISTRY_BASE}, and a base needs root and debootstrap") from None
-        _run(engine, str(ROOT / "deploy/make-base-image.sh"), MADE_BASE)
+            raise NoBase(f"no registry has {REGISTRY_BASE}, and a base needs root and debootstrap") from None
+        failure = _failure(engine, str(ROOT / "deploy/make-base-image.sh"), MADE_BASE)
+        if failure is not None:
+            raise NoBase(failure) from None
         return MADE_BASE
     return REGISTRY_BASE
 
@@ -90,14 +96,19 @@ def _build(engine: Engine, tag: str, file: Path, context: Path | None, arguments
     """Without a context the file is all that is sent."""
     given = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     where = ["-"] if context is None else ["--file", str(file), str(context)]
-    _run(engine, "docker", "build", "--network", "host", "--tag", tag, *given, *where, stdin=file.read_bytes())
+    command = ("docker", "build", "--network", "host", "--tag", tag, *given, *where)
+    failure = _failure(engine, *command, stdin=file.read_bytes())
+    if failure is not None:
+        raise NotBuilt(f"{tag}: {failure}")
 
 
-def _run(engine: Engine, *command: str, stdin: bytes = b"") -> None:
+def _failure(engine: Engine, *command: str, stdin: bytes = b"") -> str | None:
+    """Why a command failed, if it did."""
     try:
         done = subprocess.run(command, env=engine.environment, input=stdin, capture_output=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
-        raise NoImages(f"{command[0]} was not done in {LIMIT_S} s") from None
-    if done.returncode != 0:
-        said = (done.stdout + done.stderr).decode(errors="replace")
-        raise NoImages(f"{' '.join(command[:2])} failed: {said[-1500:]}")
+        return f"{command[0]} was not done in {LIMIT_S} s"
+    if done.returncode == 0:
+        return None
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    return f"{' '.join(command[:2])} failed: {said[-1500:]}"

@@ -29,9 +29,10 @@ for source in (".", "proto", "core", "nameserver", "broker", "client"):
 
 from tests.chaos import plan  # noqa: E402
 from tests.chaos.report import Run  # noqa: E402
+from tests.chaos.rounds import say  # noqa: E402
 from tests.chaos.world import Unwell  # noqa: E402
 from tests.docker import faults, images  # noqa: E402
-from tests.docker.campaign import Campaign, say  # noqa: E402
+from tests.docker.campaign import Campaign  # noqa: E402
 from tests.docker.engine import Engine, NoEngine  # noqa: E402
 from tests.docker.stack import GROUPS, Stack  # noqa: E402
 
@@ -81,7 +82,7 @@ def running(engine: Engine, folder: Path, run: Run, *, keep: bool) -> Iterator[S
         raise
     finally:
         if run.problems or keep:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # what was wrong counts, not that its logs can't be had
                 stack.look()
                 stack.save_logs(folder / "logs")
         stack.down()
@@ -125,9 +126,12 @@ def main() -> int:
             except KeyboardInterrupt:
                 run.problems = ["interrupted"]
             run.facts["minutes"] = round((time.monotonic() - begun) / 60, 2)
-    except (NoEngine, images.NoImages) as failure:
+    except (NoEngine, images.NoBase) as failure:
         print(f"SKIPPED: chaos in containers: {failure}", flush=True)
         return 0
+    except images.NotBuilt as failure:
+        print(f"FAILED: chaos in containers: {failure}", flush=True)
+        return 1
     return tell(chosen, folder, run)
 
 

@@ -284,14 +284,18 @@ def booted(data: Path) -> None:
     (data / "incarnations").write_text(f'{before}"boot": "another{rest[rest.index(chr(34)) :]}')
 
 
+async def started_under_0(made: Group) -> None:
+    await start(made, 0, 1, 2)
+    if await settled(made, 0, 1, 2) != 0:
+        await made.promote(0)
+        await settled(made, 0, 1, 2)
+
+
 @needs_etcd
 async def test_a_disk_is_replaced(tmp_path: Path) -> None:
     """The master's."""
     with elected(tmp_path) as (made, etcd):
-        await start(made, 0, 1, 2)
-        if await settled(made, 0, 1, 2) != 0:
-            await made.promote(0)
-            await settled(made, 0, 1, 2)
+        await started_under_0(made)
         book = Runbook(made, etcd)
         async with traffic(made, 0, 1, 2) as flow:
             await book.follow("disk")
@@ -303,10 +307,7 @@ async def test_a_disk_is_replaced(tmp_path: Path) -> None:
 async def test_an_upgrade_without_a_stop(tmp_path: Path) -> None:
     """With a producer at work, whose sends don't fail."""
     with elected(tmp_path) as (made, etcd):
-        await start(made, 0, 1, 2)
-        if await settled(made, 0, 1, 2) != 0:
-            await made.promote(0)
-            await settled(made, 0, 1, 2)
+        await started_under_0(made)
         book = Runbook(made, etcd)
         before = {member: process.process.pid for member, process in made.members.items()}
         async with traffic(made, 0, 1, 2):
@@ -337,10 +338,7 @@ async def test_from_static_to_failover(tmp_path: Path) -> None:
 @needs_etcdctl
 async def test_a_member_is_added_and_one_removed(tmp_path: Path) -> None:
     with elected(tmp_path) as (made, etcd):
-        await start(made, 0, 1, 2)
-        if await settled(made, 0, 1, 2) != 0:
-            await made.promote(0)
-            await settled(made, 0, 1, 2)
+        await started_under_0(made)
         book = Runbook(made, etcd)
         async with traffic(made, 1, 2, 3) as flow:
             await book.follow("add")

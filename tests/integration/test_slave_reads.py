@@ -47,15 +47,21 @@ async def read(consumer: Any, found: list[bytes], count: int) -> None:
                 return
 
 
+async def far_ahead(client: Client, made: Group) -> list[bytes]:
+    """Of a group that has read nothing yet: both members have these."""
+    await client.create_topic("t", queues=QUEUES)
+    await client.create_group("g", shape="stream")
+    wanted = bodies(0, 6_000)
+    await store(client, wanted)
+    await made.same(0, 1)
+    return wanted
+
+
 async def test_far_behind_at_a_slave_and_back_at_the_end(tmp_path: Path) -> None:
     with group(tmp_path, *FAR) as made:
         await pair(made)
         async with client_of(made) as client:
-            await client.create_topic("t", queues=QUEUES)
-            await client.create_group("g", shape="stream")
-            wanted = bodies(0, 6_000)
-            await store(client, wanted)
-            await made.same(0, 1)
+            wanted = await far_ahead(client, made)
             found: list[bytes] = []
             async with client.consumer("t", group="g", start="earliest", prefetch_bytes=64 * 1024) as consumer:
                 await read(consumer, found, len(wanted))
@@ -76,11 +82,7 @@ async def test_the_master_goes_on_when_the_slave_is_lost(tmp_path: Path) -> None
     with group(tmp_path, "--ack", "all", "--min-isr", "1", "--lag-max-s", "1", "--slave-reads-behind-mib", "1") as made:
         await pair(made)
         async with client_of(made) as client:
-            await client.create_topic("t", queues=QUEUES)
-            await client.create_group("g", shape="stream")
-            wanted = bodies(0, 6_000)
-            await store(client, wanted)
-            await made.same(0, 1)
+            wanted = await far_ahead(client, made)
             found: list[bytes] = []
             async with client.consumer("t", group="g", start="earliest", prefetch_bytes=64 * 1024) as consumer:
                 await read(consumer, found, 500)

@@ -90,7 +90,7 @@ async def send_at_rate(pace: Pace, send: Callable[[bytes], Any]) -> None:
         called = time.monotonic_ns()
         try:
             await send(body(number))
-        except Exception as failure:
+        except Exception as failure:  # each client has its own; what it is called is told
             pace.end(number, called, FAILED)
             name = f"{type(failure).__name__}: {failure}"[:120]
             failures[name] = failures.get(name, 0) + 1

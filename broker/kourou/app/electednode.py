@@ -12,7 +12,7 @@ from kourou.broker.machines.replication import Member
 from kourou.broker.services.election.elected import ElectedReplication
 from kourou.broker.services.election.roles import Lead
 from kourou.broker.services.replication.master import MasterReplication
-from kourou.broker.store.standing import MASTER, SLAVE
+from kourou.broker.store.standing import SLAVE
 
 
 class ElectedNode(MemberNode):
@@ -34,10 +34,7 @@ class ElectedNode(MemberNode):
     ) -> MasterReplication:
         options, store, term = self.options, self.store, self.term
         assert term is not None
-        self.note_standing()
-        confirm = self.standing.confirm
-        self.standing.note(epoch=term.epoch, confirm=confirm, promised=self.standing.promised, role=MASTER)
-        store.begin_epoch(term.epoch, store_ms=self.clock.wall_ms())
+        confirm = self.enter_term(term.epoch)
         self.slave = None
         machine = ElectedMaster(
             self.me,
@@ -66,8 +63,7 @@ class ElectedNode(MemberNode):
             catchup_bytes_s=options.catchup_mib_s * MIB,
             on_wanted=partial(self.on_wanted, term.epoch),
         )
-        self.master.moved = self.journal.moved
-        self.master.on_damaged = self.on_damaged
+        self._tell(self.master)
         self._attach(self.journal, self.master)
         return self.master
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.chaos.broker import Broker
-from tests.chaos.faults.scene import Kind, Scene
+from tests.chaos.faults.scene import Kind, NotDone, Scene
 from tests.chaos.process import Process
 from tests.chaos.world import Unwell
 from tests.integration.node import environment
@@ -97,7 +97,7 @@ async def switchover(scene: Scene) -> str:
     )
     output, _ = await asyncio.wait_for(asked.communicate(), 60)
     if asked.returncode != 0:  # as when the member is too slow to lead, which a shared machine makes it
-        return f"{follower.name} not promoted: {output.decode().strip()}"
+        raise NotDone(f"{follower.name} not promoted: {output.decode().strip()}")
     if await scene.master() is not follower:
         raise Unwell(f"{follower.name} was promoted, and does not lead")
     return f"{follower.name} promoted"

@@ -11,6 +11,10 @@ from tests.chaos.broker import Broker
 from tests.chaos.world import World
 
 
+class NotDone(Exception):
+    """Why a fault did not happen: the cluster had the right to refuse it."""
+
+
 @dataclass(slots=True)
 class Scene:
     world: World
@@ -40,7 +44,8 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault. ``happen`` does it, lets it last, and says in words what it was; healing is not its business."""
+    """A kind of fault. ``happen`` does it, lets it last, and says in words what it was, or raises NotDone.
+    Healing is not its business."""
 
     name: str
     happen: Callable[[Scene], Awaitable[str]]

@@ -33,6 +33,7 @@ from tests.chaos.journal import Journal, words
 from tests.chaos.workers.plan import CHECKED, FATES, INVISIBLE_S, LANES, PUSHED, Plan, body_of, fate_of
 from tests.chaos.workers.pushprocess import PushProcess, command_of
 
+# The client raises what it likes; whatever it was, the outcome of that call is not known: hence `except Exception` below.
 AWAIT_S = 1  # the client asks one queue at a time, at random
 # Each of its threads whose ack can't be told to the very address that the message came from tries so for ever: a push
 # consumer that read at a broker which does not come back stands still until somebody starts it anew. In a drain it is

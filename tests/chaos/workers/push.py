@@ -63,7 +63,7 @@ class Push:
                     consumption_thread_count=THREADS,
                 )
                 consumer.startup()
-            except Exception as error:
+            except Exception as error:  # the client raises what it likes
                 print(f"{self.who}: {words(error)}", file=sys.stderr, flush=True)
                 time.sleep(1)
             else:

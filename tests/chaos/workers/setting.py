@@ -43,7 +43,7 @@ class Setting:
                 await work()
             except (KourouError, OSError, TimeoutError) as error:
                 complain(who, error)
-            except Exception as error:
+            except Exception as error:  # a bug, of the worker or the client: the checker says so
                 self.journal.note("broken", who=who, error=words(error))
                 complain(who, error)
             else:

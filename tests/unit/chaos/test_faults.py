@@ -15,9 +15,12 @@ import pytest
 from tests.chaos import plan
 from tests.chaos.badhost import COMPILER, BadHost, Ills, build
 from tests.chaos.broker import Broker
+from tests.chaos.faults.processes import switchover
+from tests.chaos.faults.scene import NotDone, Scene
 from tests.chaos.probe import Probe
 from tests.chaos.replicas import same_log
 from tests.chaos.report import Outcome, Run
+from tests.chaos.rounds import Rounds
 
 
 def test_a_plan_is_the_same_for_the_same_seed_and_has_every_kind() -> None:
@@ -150,3 +153,35 @@ def test_ills_fit_the_layout(tmp_path: Path) -> None:
     data = (tmp_path / "faults").read_bytes()
     assert int.from_bytes(data[:4], "little") == 500
     assert int.from_bytes(data[16:24], "little", signed=True) == -3600
+
+
+class Refusing(Rounds):
+    """A campaign whose cluster refuses every second fault."""
+
+    async def _start(self) -> None: ...
+
+    async def _one(self, number: int, step: plan.Step) -> Outcome:
+        return Outcome(number, step.kind, "g", "busy", 0.0, 0.0, 0.0, 15.0, 0.0, done=number % 2 == 0)
+
+    async def _end(self) -> None: ...
+
+
+async def test_a_fault_that_was_refused_is_not_counted(tmp_path: Path) -> None:
+    run = Run(1, plan.draw(1, 4, 1, ["switchover"]), {})
+    await Refusing(run, probe_of(tmp_path), ["g"], tmp_path).run(minutes=None)
+    assert [outcome.number for outcome in run.outcomes] == [0, 2]
+    assert run.skipped == ["fault 1, switchover: busy", "fault 3, switchover: busy"]
+    assert not run.problems
+
+
+async def test_a_switchover_that_is_refused_did_not_happen() -> None:
+    """Method: a command that ends as ``kourou admin promote`` does then."""
+    follower = SimpleNamespace(name="broker-a-1", broker_id=1)
+
+    async def one(group: str = "") -> Any:
+        return follower
+
+    world = SimpleNamespace(command=lambda *_: [sys.executable, "-c", "print('too slow'); raise SystemExit(1)"])
+    scene = cast(Scene, SimpleNamespace(world=world, group="broker-a", follower=one, master=one))
+    with pytest.raises(NotDone, match="broker-a-1 not promoted: too slow"):
+        await switchover(scene)

@@ -7,15 +7,21 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from kourou.core import wire
 from kourou.core.errors import NotMaster, OutcomeUnknown
 from kourou.core.route import parse_endpoint
 from kourou.core.wire import Code
+from kourou.proto.rocketmq.v2 import definition_pb2 as pb
+from kourou.proto.rocketmq.v2 import service_pb2 as service
 from tests.integration.etcd import needs_etcd
 from tests.integration.node import patched
+from tests.integration.official import Stub
 from tests.integration.test_failover import elected, send, settled, start
 from tests.integration.test_replication import LIMIT_S, client_of, everything
 
@@ -42,6 +48,11 @@ def fdatasync(fd):
     real(fd)
 
 os.fdatasync = fdatasync
+"""
+
+LATE = """
+from kourou.runtime import cutoff
+cutoff.GRACE_MS = 60_000
 """
 
 
@@ -143,3 +154,36 @@ async def test_a_frozen_master_does_not_answer_what_came_meanwhile(tmp_path: Pat
             await asked
         connection.close()
         assert await settled(made, 0, 1, 2) == successor
+
+
+@pytest.mark.parametrize("engine", ["http2", "grpcio"])
+async def test_a_frozen_master_does_not_answer_official_clients_either(tmp_path: Path, engine: str) -> None:
+    """The same with calls of the official API that wait in the socket. Method: the thread that cuts off comes too late."""
+    with elected(tmp_path, "--grpc-engine", engine) as (made, _):
+        made.env = patched(tmp_path / "extra", LATE)
+        master = await start(made, 0, 1, 2)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=1)
+            async with client.producer(deadline_s=60) as producer:
+                await send(producer, 0, 5)
+            official = client._cluster.routes["t"].brokers[0].official
+        frozen = made.members[master].process
+        metadata = (("x-mq-client-id", "c"), ("x-mq-language", "PYTHON"))
+        queue = pb.MessageQueue(topic=pb.Resource(name="t"), id=0)
+        wanted = service.QueryOffsetRequest(message_queue=queue, query_offset_policy=pb.END)
+        async with grpc.aio.insecure_channel(str(official)) as channel:
+            stub: Any = Stub(channel)
+            answer = await stub.QueryOffset(wanted, metadata=metadata, timeout=LIMIT_S)
+            assert (answer.status.code, answer.offset) == (pb.OK, 5)
+            os.kill(frozen.pid, signal.SIGSTOP)
+            try:
+                successor = await settled(made, *({0, 1, 2} - {master}))
+                calls = [stub.QueryOffset(wanted, metadata=metadata, timeout=LIMIT_S) for _ in range(20)]
+                await asyncio.sleep(0.2)  # they are written
+            finally:
+                os.kill(frozen.pid, signal.SIGCONT)
+            for call in calls:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # grpcio is closed
+        assert await settled(made, 0, 1, 2, but=master) == successor

@@ -36,6 +36,8 @@ from kourou.core import fields
 from kourou.core.errors import BadRequest, DamagedLog, KourouError, NotConnected, NotMaster, OutcomeUnknown
 from kourou.core.route import Endpoint, parse_endpoint
 from kourou.core.wire import Code, WireMessage
+from kourou.gateway import calls
+from kourou.http2.call import Service
 from kourou.runtime.clock import BootClock
 from kourou.runtime.cutoff import CutOff
 from kourou.runtime.process import bound
@@ -64,6 +66,7 @@ class FailoverProcess(BrokerProcess):
         self._target: Follow | None = None
         self._cutoff: CutOff | None = None
         self._slowness = Slowness()
+        self._probing: set[tuple[int, int]] = set()  # masters, each in its epoch, whose hosts are being asked
         self._company = Company(lease_ms=int(options.lease_s * 1000))
         self._health = Periodic(log, on_bug=self.fail)
         self._looked_s = 0.0
@@ -121,6 +124,8 @@ class FailoverProcess(BrokerProcess):
             if reason is not None and election is not None:
                 self.log.warning("too_slow", reason=reason)
                 election.slow(reason)
+        if slowness.stuck and election is not None:
+            election.slow("fdatasync does not come back")  # as long as it lasts: somebody who may do better may come yet
         master = self.node.master
         if master is not None and election is not None:
             short, followed = master.machine.short, bool(master.machine.sessions())
@@ -165,7 +170,7 @@ class FailoverProcess(BrokerProcess):
             frozenset(before.nonces),
             options.advertised if options.advertised != "auto" else data_plane,
             cold,
-            Position(node.store.epoch, node.store.end_offset),
+            Position(node.store.epoch, node.store.end_offset, node.complete),
         )
 
     def node_handlers(self) -> dict[int, Handler]:
@@ -173,6 +178,11 @@ class FailoverProcess(BrokerProcess):
         requests before it finds that its lease is over."""
         assert self._cutoff is not None
         return until(self._cutoff.is_over, super().node_handlers(), self._not_master)
+
+    def official_methods(self) -> Service:
+        """The same for the official API, whichever engine serves it."""
+        assert self._cutoff is not None
+        return calls.until(self._cutoff.is_over, super().official_methods(), self._not_master)
 
     def _was_cut_off(self, sockets: int) -> None:
         """The loop was held up past the lease, and nobody could be served meanwhile: give up the role, listen again."""
@@ -224,7 +234,7 @@ class FailoverProcess(BrokerProcess):
                     if slave is not None:
                         await slave.stop()
                         node.note_standing()
-                    return Position(node.store.epoch, node.store.end_offset)
+                    return Position(node.store.epoch, node.store.end_offset, node.complete)
             await asyncio.sleep(0.01)  # its log is about to be cut
 
     async def lead(self, term: Lead) -> None:
@@ -303,7 +313,7 @@ class FailoverProcess(BrokerProcess):
             connection.close()
 
     def position(self) -> Position:
-        return Position(self.node.store.epoch, self.node.store.end_offset)
+        return Position(self.node.store.epoch, self.node.store.end_offset, self.node.complete)
 
     def load(self) -> dict[str, float]:
         connections = len(self._server.peers) if self._server is not None else 0
@@ -349,12 +359,18 @@ class FailoverProcess(BrokerProcess):
             raise
 
     def _look_for(self, target: Follow) -> None:
-        if not self._stopping:
+        term = (target.master, target.epoch)
+        if not self._stopping and term not in self._probing:
+            self._probing.add(term)
             self._spawn(self._probe(target))
 
     async def _probe(self, target: Follow) -> None:
         """The master's connection has ended, or none was to be had: is its process gone?"""
-        if await has_ended(target.address, is_refused) and self._election is not None and self._target is target:
+        try:
+            ended = await has_ended(target.address, is_refused)
+        finally:
+            self._probing.discard((target.master, target.epoch))
+        if ended and self._election is not None and self._target is target:
             self._election.master_refuses(target.epoch)
 
     async def _promote(self, accept_loss: bool, above: int) -> dict[str, Any]:

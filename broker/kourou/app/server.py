@@ -13,6 +13,7 @@ from kourou.app.tunnel import TunnelHandlers
 from kourou.core.errors import FlushFailed, KourouError
 from kourou.core.route import Endpoint
 from kourou.core.version import VERSION
+from kourou.http2.call import Service
 from kourou.runtime import gc_tame
 from kourou.runtime.metrics import Metrics
 from kourou.runtime.process import bound, http_pages
@@ -106,10 +107,13 @@ class BrokerServer:
         self.port = data.port
         return data
 
+    def official_methods(self) -> Service:
+        return {**self.node.gateway.methods(), **self.node.official_admin.methods()}
+
     async def listen_official(self) -> Endpoint:
-        options, node = self.options, self.node
+        options = self.options
         self._official = OfficialApi(
-            {**node.gateway.methods(), **node.official_admin.methods()},
+            self.official_methods(),
             engine=options.grpc_engine,
             tls_mode=options.tls,
             certificate=options.tls_certificate,

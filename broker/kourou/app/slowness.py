@@ -22,7 +22,13 @@ class Slowness:
     def __init__(self) -> None:
         self._late: deque[tuple[int, str]] = deque(maxlen=TIMES)
         self._sync_counted = False  # the fdatasync that runs
+        self._stuck_ms = 0.0  # how long the fdatasync that does not come back has taken, when that was last asked for
         self._loop_ms = self._sync_ms = 0.0  # the worst, since it was asked for
+
+    @property
+    def stuck(self) -> bool:
+        """There is an fdatasync that does not come back."""
+        return self._stuck_ms > 0
 
     def facts(self) -> dict[str, float]:
         """The worst since this was asked for last."""
@@ -38,10 +44,14 @@ class Slowness:
         return self._count(f"the event loop was held up for {late_ms:.0f} ms", now_ms)
 
     def sync_took(self, took_ms: float, *, running: bool, now_ms: int) -> str | None:
-        """``running``: so long already."""
+        """``running``: so long already. One that is stuck is told once, and once more when it is over."""
         self._sync_ms = max(self._sync_ms, took_ms)
-        if running and took_ms >= SYNC_STUCK_MS:
-            return f"fdatasync has not come back for {took_ms:.0f} ms"
+        before_ms, self._stuck_ms = self._stuck_ms, took_ms if running and took_ms >= SYNC_STUCK_MS else 0.0
+        if self.stuck:
+            return None if before_ms else f"fdatasync has not come back for {took_ms:.0f} ms"
+        if before_ms:
+            self._sync_counted = False
+            return f"fdatasync is no longer stuck: it took {max(before_ms, took_ms):.0f} ms"
         if took_ms < SYNC_LATE_MS:
             self._sync_counted = False
             return None

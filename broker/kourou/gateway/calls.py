@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from kourou.core.errors import KourouError
 from kourou.gateway.status import Refused, status_of
-from kourou.http2.call import Call, GrpcError, StatusCode, StreamCall
+from kourou.http2.call import Call, GrpcError, Method, Service, StatusCode, StreamCall
 
 PACKAGE = "apache.rocketmq.v2"
 Unary = Callable[[bytes, Call], bytes | Awaitable[bytes]]
@@ -51,6 +51,32 @@ def guarded_stream(name: str, handler: Stream, answer: Callable[..., Message], l
             await call.drain()
 
     return handle
+
+
+def until(is_over: Callable[[], bool], served: Service, why: Callable[[], KourouError]) -> Service:
+    """A service that serves these until it is over; then each new call ends as at a broker whose port is closed, by gRPC's
+    UNAVAILABLE: clients go to another one, whatever the call."""
+
+    def in_time(method: Method) -> Method:
+        unary, stream = method.unary, method.stream
+
+        def answer(data: bytes, call: Call) -> bytes | Awaitable[bytes]:
+            check()
+            assert unary is not None
+            return unary(data, call)
+
+        async def serve(call: StreamCall) -> None:
+            check()
+            assert stream is not None
+            await stream(call)
+
+        return Method(method.kind, unary=unary and answer, stream=stream and serve)
+
+    def check() -> None:
+        if is_over():
+            raise GrpcError(StatusCode.UNAVAILABLE, str(why()))
+
+    return {path: in_time(method) for path, method in served.items()}
 
 
 def _failed(name: str, failure: Exception, answer: Callable[..., Message], log: Log) -> bytes:

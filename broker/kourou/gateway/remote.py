@@ -317,6 +317,8 @@ class RemoteGateway:
             else:
                 told.add(broker)
                 found += answer
+        if self.clients.find(client.id) is None:  # it has left meanwhile: those that were told now hear of that, too
+            self._gone(client)
         return found
 
     def pass_to_brokers(self, client: str, method: str, data: bytes, info: CallInfo) -> None:

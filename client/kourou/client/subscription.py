@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from kourou.client.cluster import Cluster, is_retryable
@@ -249,7 +250,10 @@ class Subscription:
         self._far.add(position, value["replicas"])
 
     async def come_back(self, position: Position, *, stay: bool) -> None:
-        """Have the master go on with a queue. ``stay``: it is not to send us off again."""
+        """Have the master go on with a queue. ``stay``: it is not to send us off again.
+
+        Where it does not say so in time, others need not wait any longer; it may go on later nevertheless.
+        """
         await self._nobody_seeks.wait()  # else that says where to go on, if it succeeds
         connection = self._connection
         if connection is None or connection.closed or position.gone or position.releasing is not None:
@@ -267,7 +271,9 @@ class Subscription:
         to = {"offset": position.next}
         value = {"subscription": self._number, "queue": position.queue, "to": to, "stay": stay}
         connection.request(Code.SEEK, answered, parts=(wire.encode_json(value),))
-        await done.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._cluster.timeout_s):
+                await done.wait()
 
     def revoked(self, message: WireMessage, value: dict[str, Any]) -> None:
         error = value.get("error")

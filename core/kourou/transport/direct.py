@@ -12,6 +12,8 @@ import os
 import socket
 from typing import Protocol
 
+from kourou.core.errors import DamagedLog
+
 CHUNK = 256 * 1024
 
 
@@ -44,15 +46,19 @@ class Direct:
             self._transport.write(data[sent:] if sent else data)
 
     def write_file(self, head: bytes, file: Piece, at: int, size: int) -> None:
-        """The same for a head and a piece of a file, which should be in memory: the loop waits if it is not."""
+        """The same for a head and a piece of a file, which should be in memory: the loop waits if it is not.
+
+        Raises OSError, or what the file raises, when it can't be read: then the connection is to be cut off, as some of
+        the message may be sent.
+        """
         number = getattr(file, "fd", None)
         if size < CHUNK or number is None:
-            self.write(head + file.read(at, size))
+            self.write(head + _whole(file, at, size))
             return
         sent = self._send(head, socket.MSG_MORE) if self.free else 0
         if sent < len(head):
             self._transport.write(head[sent:])
-            self._transport.write(file.read(at, size))
+            self._transport.write(_whole(file, at, size))
             return
         done = 0
         while done < size:
@@ -64,13 +70,20 @@ class Direct:
             if sent < len(view):
                 break
         if done < size:
-            self._transport.write(file.read(at + done, size - done))
+            self._transport.write(_whole(file, at + done, size - done))
 
     def _send(self, data: bytes | memoryview, flags: int) -> int:
         try:
             return self._socket.send(data, flags)
         except OSError:  # it would block, or the connection is broken, which the loop finds out
             return 0
+
+
+def _whole(file: Piece, at: int, size: int) -> bytes:
+    data = file.read(at, size)
+    if len(data) < size:
+        raise DamagedLog(f"the file ends at {at + len(data)}, and {size} bytes from {at} were to be sent")
+    return data
 
 
 def direct(transport: asyncio.Transport) -> Direct | None:

@@ -94,15 +94,22 @@ class Peer(asyncio.BufferedProtocol):
         self._send(code, 0, _ONE_WAY, header, list(parts))
 
     def push_file(self, code: int, *, header: bytes, file: Piece, at: int, size: int) -> None:
-        """The same for a body that lies in a file, which should be in memory: it is not copied on its way, if possible."""
+        """The same for a body that lies in a file, which should be in memory: it is not copied on its way, if possible.
+
+        A file that can't be read ends this connection alone: whoever pushes to others goes on.
+        """
         if self.closed or self._transport is None:
             return
         if self._direct is None:
             self._direct = direct(self._transport)
-        if self._direct is None:
-            self._send(code, 0, _ONE_WAY, header, [file.read(at, size)])
+        try:
+            if self._direct is None:
+                self._send(code, 0, _ONE_WAY, header, [file.read(at, size)])
+                return
+            self._direct.write_file(wire.encode_head(code, 0, flags=_ONE_WAY, header=header, body_size=size), file, at, size)
+        except (OSError, KourouError) as failure:
+            self.abort(f"what is to be sent can't be read: {failure}")
             return
-        self._direct.write_file(wire.encode_head(code, 0, flags=_ONE_WAY, header=header, body_size=size), file, at, size)
         self._check_unsent()
 
     def push_json(self, code: int, value: object) -> None:

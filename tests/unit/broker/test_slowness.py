@@ -34,6 +34,29 @@ def test_a_sync_that_does_not_come_back() -> None:
     assert slow.sync_took(SYNC_STUCK_MS, running=True, now_ms=1) is not None
 
 
+def test_a_sync_that_hangs_is_told_once_and_once_more_when_it_is_over() -> None:
+    slow = Slowness()
+    for _ in range(2):
+        assert not slow.stuck
+        looks = [slow.sync_took(SYNC_STUCK_MS + ms, running=True, now_ms=ms) for ms in (0, 250, 500)]
+        assert [reason is not None for reason in looks] == [True, False, False]
+        assert slow.stuck
+        over = slow.sync_took(SYNC_STUCK_MS + 700, running=False, now_ms=750)
+        assert over is not None
+        assert f"{SYNC_STUCK_MS + 700} ms" in over
+    assert not slow.stuck
+    assert slow.sync_took(1, running=True, now_ms=1_000) is None
+
+
+def test_the_next_sync_runs_already_when_one_that_hung_is_over() -> None:
+    slow = Slowness()
+    slow.sync_took(SYNC_STUCK_MS, running=True, now_ms=0)
+    slow.sync_took(SYNC_STUCK_MS + 200, running=True, now_ms=250)  # the longest since: it is over
+    over = slow.sync_took(5, running=True, now_ms=500)
+    assert over is not None
+    assert f"{SYNC_STUCK_MS + 200} ms" in over
+
+
 def test_the_worst_is_told_once() -> None:
     slow = Slowness()
     slow.loop_was_late(12, now_ms=0)

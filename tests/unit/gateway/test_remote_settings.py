@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from kourou.core.clock import ManualClock
@@ -32,6 +34,8 @@ class Brokers:
         self.kind = kind
         self.refusals = refusals
         self.asked = 0
+        self.methods: list[str] = []
+        self.pause_s = 0.0
 
     async def route(self, topic: str) -> RouteView:
         return RouteView(TopicRoute(topic, self.kind, 1, (BrokerRoute("a", 4, 1, None),)), {"a": None})
@@ -44,6 +48,9 @@ class Brokers:
 
     async def call(self, broker: str, method: str, data: bytes, info: CallInfo) -> list[bytes]:
         self.asked += 1
+        self.methods.append(method)
+        if self.pause_s:
+            await asyncio.sleep(self.pause_s)
         if self.asked <= self.refusals:
             raise NotConnected("between two masters")
         asked = service.TelemetryCommand.FromString(data).settings
@@ -78,3 +85,23 @@ async def test_where_none_answers_in_time_the_topic_decides(kind: TopicType, fif
     brokers = Brokers(kind, refusals=1 << 30)
     assert (await told(brokers)).subscription.fifo is fifo
     assert brokers.asked > 1
+
+
+async def test_a_client_that_leaves_while_brokers_are_told_leaves_nothing() -> None:
+    """They hear of its settings, then of its end; the gateway forgets it."""
+    brokers = Brokers(TopicType.NORMAL, refusals=0)
+    brokers.pause_s = 1.0
+    gateway = RemoteGateway(brokers, clock=ManualClock(), log=Silent())
+    telemetry = RemoteTelemetry(gateway, brokers, gateway.clients)
+    asked = pb.Settings(client_type=pb.PRODUCER)
+    asked.publishing.topics.add(name="t")
+    accepting = asyncio.ensure_future(telemetry.accept("c", asked, FakeCall(), None))
+    await asyncio.sleep(0.5)
+    telemetry.goodbye(service.NotifyClientTerminationRequest().SerializeToString(), FakeCall())
+    assert gateway.clients.find("c") is None
+    await accepting
+    await asyncio.sleep(1.5)
+    assert brokers.methods == ["Settings", "NotifyClientTermination"]
+    gateway.pass_to_brokers("c", "Heartbeat", b"", CallInfo.of(FakeCall()))
+    await asyncio.sleep(1.5)
+    assert brokers.methods == ["Settings", "NotifyClientTermination"]

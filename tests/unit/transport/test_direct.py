@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kourou.transport.direct import CHUNK, direct
+from kourou.core import wire
+from kourou.core.errors import DamagedLog
+from kourou.core.wire import Code, WireMessage
+from kourou.transport.direct import CHUNK, Piece, direct
+from kourou.transport.server import Peer
+from tests.unit.transport.test_server import serving
 
 
 class File:
@@ -93,3 +98,47 @@ async def test_a_broken_connection_is_found_out_by_the_loop(tmp_path: Path) -> N
     assert not sender.free or near.is_closing()
     sender.close()
     os.close(file.fd)
+
+
+class Broken:
+    """A file on a disk that has begun to fail; with or without a descriptor."""
+
+    def __init__(self, fd: int | None) -> None:
+        if fd is not None:
+            self.fd = fd
+
+    def read(self, offset: int, size: int) -> bytes:
+        raise DamagedLog("the log can't be read")
+
+
+@pytest.mark.parametrize("size", [1_000, CHUNK * 2])
+@pytest.mark.parametrize("broken", ["closed", "short", "none"])
+async def test_a_file_that_can_t_be_read_ends_that_connection_alone(tmp_path: Path, broken: str, size: int) -> None:
+    """Half a message may be sent by then. Method: a descriptor that can't be read, a file that ends too soon, one without
+    a descriptor; whoever pushes to one peer after the other gets to the last."""
+    fine, cut = File(tmp_path / "f", bytes(size)), File(tmp_path / "cut", bytes(size - 1))
+    unreadable = os.open(tmp_path / "f", os.O_WRONLY)
+    files: dict[str, Piece] = {"closed": Broken(unreadable), "short": cut, "none": Broken(None)}
+
+    def subscribe(peer: Peer, message: WireMessage) -> None:
+        peers.append(peer)
+        peer.reply_json(message, {})
+
+    peers: list[Peer] = []
+    async with serving({Code.SUBSCRIBE: subscribe}) as world:
+        clients = [await world.dial() for _ in range(2)]
+        for client in clients:
+            client.send(Code.SUBSCRIBE, body=wire.encode_json({}))
+            await client.receive()
+        for peer, source in zip(peers, (files[broken], fine), strict=True):
+            peer.push_file(Code.REPLICA_BATCH, header=b"", file=source, at=0, size=size)
+        async with asyncio.timeout(20):
+            with pytest.raises((EOFError, ConnectionError)):
+                await clients[0].receive()
+            assert (await clients[1].receive()).body == bytes(size)
+            await clients[1].ping()
+        (event,) = world.log.named("peer_cut_off")
+        assert "read" in event["reason"] or "ends" in event["reason"]
+        assert event["peer"] == peers[0].number
+    for fd in (fine.fd, cut.fd, unreadable):
+        os.close(fd)

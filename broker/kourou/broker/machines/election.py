@@ -51,10 +51,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A log's latest epoch and its end."""
+    """A log's latest epoch and its end. ``whole``: it reaches up to the state that was copied with it, if one was."""
 
     epoch: int
     end: int
+    whole: bool = True
 
 
 # ---- effects, in the order in which they are to be done

@@ -217,7 +217,9 @@ class Elector:
             return
         state = self.view.state
         due = self._due(now_ms)
-        if (
+        if not log.whole:
+            self._back(now_ms, "its log does not reach up to the state that it took a copy of")
+        elif (
             state is None
             or log.epoch > state.epoch
             or due is None
@@ -257,12 +259,13 @@ class Elector:
 
     def slow(self, reason: str, *, now_ms: int) -> None:
         """This replica serves clients badly: hand over, if somebody is there who may do better."""
-        self._slow_until_ms = now_ms + SLOW_MS
+        known, self._slow_until_ms = now_ms < self._slow_until_ms, now_ms + SLOW_MS
         term, state = self.term, self.view.state
         if self.phase is not Phase.MASTER or term is None or term.draining or state is None:
             return
         to = successor_of(self.me.replica, state, live=self.view.live(now_ms))
-        self._note("slow", reason=reason, successor=to)
+        if to is not None or not known:
+            self._note("slow", reason=reason, successor=to)
         if to is not None:
             term.unfit = True
             self._drain(term, to)
@@ -294,8 +297,8 @@ class Elector:
         """The process is about to stop: hand over. Answered by ``Left``."""
         self._leaving = True
         self._barred = self._barred or "it is stopping"
-        if self.phase is Phase.RELEASING:
-            return  # ``Left`` when etcd has it, or the lease is over: else the group would wait for its end
+        if self.phase in (Phase.TAKING, Phase.RELEASING):
+            return  # ``Left`` when etcd has nothing of it, or the lease is over: else the group would wait for its end
         if self.phase is not Phase.MASTER:
             self._effects.append(Left())
         elif self.term is not None and not self.term.draining:
@@ -426,6 +429,9 @@ class Elector:
         self._known_sets = (state.sss, state.elr)
         self.phase = Phase.MASTER
         self._gone = None
+        if self._barred is not None:  # since the transaction was sent
+            self._release(self._successor(now_ms), self._barred, now_ms)
+            return
         storages = {number: replica.storage for number, replica in self.view.replicas.items()}
         self._effects.append(Lead(state.epoch, state.sss, state.elr, storages, self._right.lossy, self._reason))
         self._adopted(now_ms)
@@ -604,6 +610,8 @@ class Elector:
                 self._taken(now_ms)
                 return
             self._back(now_ms, "others were faster")
+            if self._leaving:
+                self._effects.append(Left())
             self._adopted(now_ms)
         elif self.phase is Phase.RELEASING and self.term is not None:
             if not holds(self.me, self.view, self.term):

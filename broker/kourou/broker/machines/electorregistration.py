@@ -36,10 +36,11 @@ def registration(me: Candidate, view: ElectorView, options: ElectionOptions, *, 
 def _left(me: Candidate, view: ElectorView, state: GroupState) -> GroupState | None:
     """The state without this replica, if it may lack something; None when that changes nothing.
 
-    Another disk, and one that does not know the last process that ran under this id, counts as empty.
+    Another disk, one that does not know the last process that ran under this id, and one with half a copy count as empty.
     """
     old = view.replicas.get(me.replica)
-    same = old is not None and old.storage == me.storage and (old.nonce in me.known or old.nonce == me.nonce)
+    known = old is not None and old.storage == me.storage and (old.nonce in me.known or old.nonce == me.nonce)
+    same = known and me.log.whole
     if same and not me.cold:
         return None
     left = without(state, me.replica, cold=(me.log.epoch, me.log.end) if same else None, nonce=me.nonce)
@@ -55,5 +56,9 @@ def _doubt(me: Candidate, view: ElectorView, options: ElectionOptions) -> str | 
         return (
             f"etcd knows no broker group {view.keys.group}, but this log is not empty: etcd's data was lost, or this is the "
             f"group's first start with failover. Then start the member that has most with --failover-init"
+        )
+    if state is None and not log.whole:
+        return (
+            "this member was taking a copy of its master, and its log does not reach up to it: let another begin the group"
         )
     return None

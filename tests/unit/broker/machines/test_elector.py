@@ -630,6 +630,51 @@ def test_one_that_leaves_while_it_releases_waits_for_that(lost: int) -> None:
     assert one.count(Left) == 1
 
 
+@pytest.mark.parametrize("lost", [1, -1])
+def test_one_that_leaves_while_it_takes_over_gives_the_lease_back(lost: int) -> None:
+    """The answer is lost; whether it leads is known only when the next try has one. It never serves."""
+    one = follower()
+    one.elector.master_refuses(5, now_ms=one.now)
+    one.lose = lost
+    one.run(100)
+    one.elector.leave(now_ms=one.now)
+    one.drain()
+    assert (one.phase, one.count(Left)) == ("taking", 0)
+    one.run(400)
+    assert (state(one.truth).epoch, state(one.truth).master) == (6, 1)
+    assert (lease(one.truth).epoch, lease(one.truth).released) == (6, True)
+    assert one.count(Lead) == 0
+    assert one.count(Left) == 1
+    one.run(2 * D)
+    assert one.phase == "follower"
+
+
+def test_one_that_becomes_faulty_while_it_takes_over_does_not_lead() -> None:
+    one = follower()
+    one.elector.master_refuses(5, now_ms=one.now)
+    one.lose = 1
+    one.run(100)
+    one.elector.faulty("its log is damaged", now_ms=one.now)
+    one.run(2 * D)
+    assert lease(one.truth).released
+    assert (one.phase, one.count(Lead), one.count(Left)) == ("follower", 0, 0)
+
+
+def test_one_that_leaves_while_others_are_faster_has_nothing_to_give_back() -> None:
+    one = follower()
+    one.elector.master_refuses(5, now_ms=one.now)
+    one.lose = -1
+    one.run(100)
+    one.elector.leave(now_ms=one.now)
+    one.drain()
+    assert (one.phase, one.count(Left)) == ("taking", 0)
+    put(one.truth, state=group((0, 1, 2), master=2, epoch=6), lease=Lease(6, 2, 0, "old-2"))
+    one.run(400)
+    assert one.count(Left) == 1
+    assert one.phase == "follower"
+    assert lease(one.truth) == Lease(6, 2, 0, "old-2")
+
+
 def test_a_release_that_comes_too_late_leaves_the_successor_s_lease_alone() -> None:
     """It was done, nobody said so, and the successor has taken over meanwhile."""
     one = master()

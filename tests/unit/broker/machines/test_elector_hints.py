@@ -109,6 +109,21 @@ def test_a_slow_master_is_better_than_none(hints: dict[str, Hint]) -> None:
     assert one.phase == "master"
     assert one.count(Drain) == 0
     assert one.last(Note).event == "slow"
+    notes = one.count(Note)
+    one.elector.slow("its disk, still", now_ms=one.now)
+    one.run(100)
+    assert one.count(Note) == notes
+
+
+def test_a_master_that_is_slow_all_the_time_hands_over_when_somebody_comes() -> None:
+    one = leading()
+    one.elector.slow("its disk", now_ms=one.now)
+    one.run(100)
+    say(one.truth, m2=hint(30))
+    one.watch()
+    one.elector.slow("its disk, still", now_ms=one.now)
+    one.drain()
+    assert one.last(Drain).to == 2
 
 
 def test_a_slow_follower_leads_when_nobody_else_does() -> None:

@@ -407,6 +407,36 @@ async def _share(consumer: Any, found: list[bytes], count: int) -> None:
             return
 
 
+async def test_a_promotion_that_nobody_confirmed_does_not_outlive_its_process(tmp_path: Path) -> None:
+    """Else it would win, by its higher epoch, against whoever was promoted in its place and has served since."""
+    with group(tmp_path, *ALL) as made:
+        await pair(made)
+        await asyncio.to_thread(made.start, 2)
+        await made.in_sync(0, 1, 2)
+        async with client_of(made) as client, client.producer(deadline_s=LIMIT_S) as producer:
+            await client.create_topic("t", queues=1)
+            await producer.send("t", b"0")
+            made.kill(0)
+            made.freeze(1)
+            lost = asyncio.create_task(made.promote(2))
+            await made.until(2, lambda facts: facts["role"] == "starting")
+            made.kill(2)
+            await asyncio.gather(lost, return_exceptions=True)
+            made.thaw(1)
+            assert (await made.promote(1))["epoch"] == 2_100  # a nameserver remembers the other
+            await asyncio.to_thread(made.start, 0)
+            await made.in_sync(1, 0)
+            await producer.send("t", b"1")
+            await asyncio.to_thread(made.start, 2)
+            assert "promotion_was_not_confirmed" in made.members[2].output()
+            await made.in_sync(1, 0, 2)
+            await producer.send("t", b"2")
+            assert await everything(client, "t", 3, group="g") == [b"0", b"1", b"2"]
+            assert (await made.promote(2))["epoch"] == 3_200
+            await producer.send("t", b"3")
+        await made.same(0, 1, 2)
+
+
 async def test_a_former_master_cuts_what_nobody_else_has(tmp_path: Path) -> None:
     """ack = local: the slave is stopped, the master stores more and dies; the promoted slave goes on without it, and the
     former master cuts that tail when it comes back."""

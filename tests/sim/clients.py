@@ -123,6 +123,11 @@ class Clients:
 
     # ---- the topic
 
+    def topic_lost(self) -> None:
+        """With all else that was in the log."""
+        self._world.saw("topic: lost and created again")
+        self._create()
+
     def _create(self) -> None:
         def decide(state: BrokerState) -> list[dict[str, object]]:
             return state.topics.create(TOPIC, TopicType.NORMAL, (Placement("group", QUEUES),), now_ms=START_MS)
@@ -131,6 +136,8 @@ class Clients:
             if answer in (UNKNOWN, REFUSED) or isinstance(answer, KourouError):
                 self._world.timeline.after_ms(100, self._create)
                 return
+            if self.incarnation:
+                return  # it was lost, and is there again
             self.incarnation = 1
             for producer in self._producers:
                 producer.next()

@@ -38,6 +38,8 @@ EXPECTED = (
 RARE = (
     "operator: elects, accepting a loss",
     "operator: promotes, accepting a loss",
+    "log: emptied by a cut",
+    "promotion: taken back",
     "switchover: given up",
 )  # in 1,000
 

@@ -136,7 +136,7 @@ class Electing:
             frozenset(before.nonces),
             f"host-{process.replica}:1",
             (process.cold and not settings.sync_flush) or lost,
-            Position(store.epoch, store.end_offset),
+            Position(store.epoch, store.end_offset, process.complete),
         )
         process.adopt_incarnation(nonce)
         options = ElectionOptions(min_isr=settings.min_isr, ack_all=settings.ack_all, found=found)
@@ -293,7 +293,7 @@ class Electing:
         if following is not None:
             following.stop()
             process.note_standing()
-        self.elector.quiet(Position(process.store.epoch, process.store.end_offset), now_ms=self.now_ms())
+        self.elector.quiet(Position(process.store.epoch, process.store.end_offset, process.complete), now_ms=self.now_ms())
         self.perform()
 
     def _follow_anew(self, *, forget: bool) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kourou.broker.machines.coordination import Put, Txn
 from kourou.broker.machines.electionstate import Operation
+from kourou.broker.store import fullcopy
 from kourou.broker.store.epochs import NAME as EPOCHS
 from tests.sim import settings
 from tests.sim.electing import KEYS
@@ -92,7 +93,8 @@ class Faults:
     def _has_base(self, host: Host) -> bool:
         """Enough of a log that a group can go on with it."""
         synced = host.process.store.synced_offset if host.process is not None else host.synced
-        return synced > BASE_BYTES
+        whole = host.process.complete if host.process is not None else fullcopy.NAME not in host.disk.names
+        return synced > BASE_BYTES and whole
 
     def _do(self, fault: Fault, host: Host) -> Callable[[], None] | None:
         """What ends it; None when it did not happen."""
@@ -219,7 +221,7 @@ class Faults:
             return False
         if world.settings.failover:
             return True
-        return host.process.epoch >= max(world.terms, default=0)
+        return host.process.epoch >= world.latest_term()
 
     def _terminate(self, fault: Fault, host: Host) -> Callable[[], None] | None:
         process = host.process
@@ -263,8 +265,11 @@ class Faults:
         calm = not world.network.cut_anywhere and not world.network.slow_ms and all(h.answers for h in world.hosts)
         if not calm or following is None or not following.machine.in_sync or self._two_lead():
             return False
-        leads = {h.process.leading.epoch for h in world.hosts if h.process is not None and h.process.leading is not None}
-        return leads == {following.machine.epoch}  # else it was in sync with another one, and may lack what is confirmed
+        leads = [h.process.leading for h in world.hosts if h.process is not None and h.process.leading is not None]
+        # else it was in sync with another one, or is not any more, and may lack what is confirmed
+        return bool(leads) and all(
+            term.epoch == following.machine.epoch and host.replica in term.machine.members for term in leads
+        )
 
     def _two_lead(self) -> bool:
         leads = [h for h in self._world.hosts if h.process is not None and h.process.leading is not None]

@@ -11,6 +11,7 @@ from kourou.broker.machines.replicationmaster import ReplicationMaster
 from kourou.broker.machines.timers import Timer, Timers
 from kourou.broker.machines.transactions import Transactions
 from kourou.broker.store import checked, recovery
+from kourou.broker.store.logindex import LogIndex
 from kourou.broker.store.store import Notice, Store
 from kourou.core.frame import SealedHeader
 from tests.sim.mutant import Mutant
@@ -45,6 +46,10 @@ def _restore_nothing(self: Any, data: bytes) -> None:
     """The part of the snapshot is left out."""
 
 
+def _import_nothing(self: LogIndex, data: bytes, *, covered: int) -> None:
+    """Where queues go on is known from frames alone."""
+
+
 def _only_what_is_in_the_log(store: Store, older: bytes | None, notice: Notice) -> None:
     _epochs_as_they_are(store, None, notice)
 
@@ -68,5 +73,6 @@ FULL_MUTANTS = (
     Mutant("snapshots have no half messages", 40, Transactions, "restore", _restore_nothing, full=True),
     Mutant("snapshots have no timers", 40, Timers, "restore", _restore_nothing, full=True),
     Mutant("epochs of what was deleted are forgotten", 200, recovery, "_read_epochs", _only_what_is_in_the_log, full=True),
+    Mutant("a copy forgets queues without frames", 130, LogIndex, "import_queues", _import_nothing, full=True),
     Mutant("C moves without a lease", 200, ElectedMaster, "_move_confirm", _without_a_lease, failover=True),
 )

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tests.sim.host import Host
+from tests.sim.process import TOPIC
 from tests.sim.violation import Violation
 
 if TYPE_CHECKING:
@@ -55,13 +56,15 @@ def new_master_has_all(world: World, host: Host) -> None:
     assert host.process is not None
     leading = host.process.leading
     if leading is not None and leading.epoch not in world.terms:
-        last = world.terms.get(max(world.terms, default=0))
+        last = world.terms.get(world.latest_term())
         world.terms[leading.epoch] = host.replica
-        if leading.epoch == max(world.terms) and not world.truth.is_in(host):
+        if leading.epoch == world.latest_term() and not world.truth.is_in(host):
             end = world.truth.end
             if world.may_lose_truth(host, leading, last):
                 lost = world.truth.rewind(host, world.frames)
                 world.note(host.replica, f"begins without {lost} bytes of what was confirmed")
+                if world.clients.incarnation and host.process.state.topics.find(TOPIC) is None:
+                    world.clients.topic_lost()
                 return
             raise Violation(f"4: {host.replica} leads epoch {leading.epoch} without all that is confirmed up to {end}")
 
@@ -211,13 +214,14 @@ def check(world: World, host: Host) -> None:
 
 
 def same_state(world: World) -> None:
-    """17. state = fold(log): replicas at equal log offset have topics, offsets and producers of equal hash."""
+    """17. state = fold(log): replicas at equal log offset have queues of equal ends, and state of equal hash."""
     seen: dict[int, tuple[int, dict[str, str]]] = {}
     for host in world.hosts:
         process = host.process
         if process is None or not process.complete:
             continue
-        end, digest = host.known_end, process.state.digest()
+        digest = {**process.state.digest(), "queues": process.store.index.digest()}
+        end = host.known_end
         other = seen.setdefault(end, (host.replica, digest))
         if host.ends.get(end) == world.hosts[other[0]].ends.get(end) and digest != other[1]:
             parts = [name for name in digest if digest[name] != other[1].get(name)]

@@ -24,6 +24,7 @@ from kourou.broker.machines.replication import (
 from kourou.broker.machines.replicationmaster import ReplicationMaster
 from kourou.broker.store import snapshot
 from kourou.broker.store.copying import read_frames
+from kourou.broker.store.standing import PROMOTED
 from kourou.core.errors import Busy, DamagedLog, KourouError, NotEnoughReplicas, NotMaster
 from tests.sim.network import END, Link
 
@@ -236,6 +237,8 @@ class Leading:
                         self.electing.perform()
                     case Confirmed(offset):
                         self.moves.append((offset, self._set))
+                        if self.machine.serving and self.process.standing.role == PROMOTED:
+                            self.process.note_standing()
 
     def _send(self, number: int, message: object) -> None:
         link = self.links.get(number)

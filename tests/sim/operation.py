@@ -15,7 +15,7 @@ from kourou.broker.store.standing import MASTER, NONE
 from tests.sim.electing import Electing
 from tests.sim.host import Host
 from tests.sim.network import CLIENTS
-from tests.sim.repairs import Repairs
+from tests.sim.repairs import Repairs, place
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -156,8 +156,13 @@ class Operator:
 
     def knows_epoch(self, host: Host) -> bool:
         """Has it a frame of the last term? One that has not would be promoted to an epoch that may be lower."""
-        latest = max(self._world.terms, default=0)
-        return bool(host.epochs) and host.epochs[-1][0] >= latest
+        return bool(host.epochs) and host.epochs[-1][0] >= self._world.latest_term()
+
+    def above(self) -> int:
+        """The highest epoch that a member which answers knows of."""
+        return max(
+            (host.process.epoch for host in self._world.hosts if host.answers and host.process is not None), default=0
+        )
 
     def _promote(self, *, forced: bool) -> None:
         world = self._world
@@ -165,11 +170,11 @@ class Operator:
         if world.settings.ack_all and not any(world.truth.is_in(host) for host in answering):
             return  # more are away than the promise allows for
         sound = [host for host in answering if not host.disk.fail_syncs]  # nobody promotes a broker that reports a bad disk
-        able = [host for host in sound if _promotable(host.process, forced) and self.knows_epoch(host)]
-        if not able:
-            return
-        chosen = max(able, key=_place)
-        if any(_place(host) > _place(chosen) for host in answering):
+        able = [host for host in sound if _promotable(host.process, forced)]
+        if not able or self.above() < world.latest_term():
+            return  # it might begin an epoch that is lower than one that somebody knows
+        chosen = max(able, key=place)
+        if any(place(host) > place(chosen) for host in answering):
             return  # "member … has more of the log; promote it"
         if forced and world.settings.ack_all and not world.truth.is_in(chosen):
             return  # the operator looked at what would be lost
@@ -182,7 +187,7 @@ class Operator:
     def _lead(self, host: Host) -> None:
         assert host.process is not None
         self.named = host.replica  # also when it fails half-way: nobody can tell then whether it will lead
-        host.process.lead(promoted=True)
+        host.process.lead(promoted=True, above=self.above())
         self._world.directory.register(host)
 
 
@@ -191,8 +196,3 @@ def _promotable(process: Process | None, forced: bool) -> bool:
         return False
     machine = process.following.machine
     return machine.in_sync or forced
-
-
-def _place(host: Host) -> tuple[int, int]:
-    assert host.process is not None
-    return host.process.epoch, host.process.store.end_offset

@@ -17,11 +17,12 @@ from kourou.broker.services.journal import metadata_frame
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store import fullcopy, snapshot
 from kourou.broker.store.checked import CheckedFrame
-from kourou.broker.store.copying import cut_back
+from kourou.broker.store.copying import cut_back, has_state_for
 from kourou.broker.store.files import Files
 from kourou.broker.store.fullcopy import Copy
+from kourou.broker.store.promotion import withdraw
 from kourou.broker.store.recovery import open_store
-from kourou.broker.store.standing import MASTER, NONE, SLAVE, StandingFile
+from kourou.broker.store.standing import MASTER, NONE, PROMOTED, SLAVE, StandingFile
 from kourou.broker.store.store import StoreConfig
 from kourou.core.clock import Clock
 from kourou.core.errors import KourouError, NotMaster
@@ -116,6 +117,14 @@ class Process:
         )
         self.store = self.recovered.store
         self.standing = StandingFile(self.files)
+        if self.standing.role == PROMOTED:
+            self.note(f"its promotion to epoch {self.standing.begun} was not confirmed")
+            self.seen("promotion: taken back")
+        if withdraw(self.store, self.standing):
+            self.standing.close()
+            self.store.close()
+            self._open()
+            return
         self.oldest_snapshot = min(snapshot.list_offsets(self.files), default=0)
 
     def _notice(self, event: str, fields: dict[str, object]) -> None:
@@ -180,11 +189,15 @@ class Process:
     def wants_to_lead(self) -> bool:
         return self.standing.role == MASTER or (self.standing.role == NONE and self.replica == 0)
 
-    def lead(self, *, promoted: bool) -> None:
+    def lead(self, *, promoted: bool, above: int = 0) -> None:
         self.note_standing()
-        epoch = next_epoch(self.epoch, replica=self.replica, promoted=promoted)
         standing = self.standing
-        standing.note(epoch=epoch, confirm=standing.confirm, promised=standing.promised, role=MASTER)
+        epoch = next_epoch(max(self.epoch, standing.begun, above), replica=self.replica, promoted=promoted)
+        confirm, promised = standing.confirm, standing.promised
+        if promoted and self.settings.ack_all and self.settings.min_isr > 1:
+            standing.note(epoch=standing.epoch, confirm=confirm, promised=promised, role=PROMOTED, begun=epoch)
+        else:
+            standing.note(epoch=epoch, confirm=confirm, promised=promised, role=MASTER)
         self.store.begin_epoch(epoch, store_ms=self.clock.wall_ms())
         if self.following is not None:
             self.following.promoted(epoch)
@@ -205,7 +218,9 @@ class Process:
         if self.leading is not None:
             confirm = self.confirmed
             promised = confirm if self.settings.ack_all else standing.promised
-            standing.note(epoch=self.epoch, confirm=confirm, promised=promised, role=MASTER)
+            unproven = standing.role == PROMOTED and not self.leading.machine.serving
+            epoch, role = (standing.epoch, PROMOTED) if unproven else (self.epoch, MASTER)
+            standing.note(epoch=epoch, confirm=confirm, promised=promised, role=role)
         elif self.following is not None:
             machine = self.following.machine
             epoch = max(self.epoch, machine.epoch)
@@ -232,7 +247,8 @@ class Process:
             fullcopy.erase(files)
             fullcopy.begin(files, start=facts.start, history=facts.history, data=data)
             standing.note(epoch=standing.epoch, confirm=0, promised=0, role=SLAVE)
-        elif cut_to is not None and self.copy is not None and cut_to < self.copy.offset:
+        elif cut_to is not None and not has_state_for(self.store, cut_to, self.copy):
+            self.seen("log: emptied by a cut")
             fullcopy.erase(files)
             fullcopy.end(files)
         elif cut_to is not None:

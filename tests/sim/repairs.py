@@ -58,7 +58,7 @@ class Repairs:
             wish = Operation("elect", chosen.replica, f"{now_ms}")
             world.etcd.write(Txn((), (Put(KEYS.op, wish.encode()),)))
             world.saw("operator: elects, accepting a loss")
-        elif chosen.process.following is not None and chosen.process.epoch >= max(world.terms, default=0):
+        elif chosen.process.following is not None and world.operator.above() >= world.latest_term():
             world.saw("operator: promotes, accepting a loss")
             world.note(chosen.replica, "is promoted, whatever it lacks")
             self.accepting = True
@@ -117,5 +117,6 @@ class Repairs:
 
 
 def place(host: Host) -> tuple[int, int]:
+    """What ``kourou admin promote`` compares: the log, not what was heard of."""
     assert host.process is not None
-    return host.process.epoch, host.process.store.end_offset
+    return host.process.store.epoch, host.process.store.end_offset

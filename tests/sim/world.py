@@ -9,6 +9,7 @@ from random import Random
 
 from kourou.broker.machines.election import Follow
 from kourou.broker.machines.electionstate import GroupState, state_of
+from kourou.broker.store.standing import MASTER
 from tests.sim import checkers, invariants, sharedcheckers
 from tests.sim.badinputs import BadInputs
 from tests.sim.clients import Clients
@@ -180,10 +181,26 @@ class World:
                 self.lost.discard(host.replica)
                 host.cold = False
 
+    def latest_term(self) -> int:
+        """The last one that counts: a promotion that nobody but its dead master has heard of does not."""
+        return max((epoch for epoch, replica in self.terms.items() if self._counts(epoch, replica)), default=0)
+
+    def _counts(self, epoch: int, replica: int) -> bool:
+        if self.settings.failover or epoch == 1:
+            return True
+        begun_by = self.hosts[replica]
+        for host in self.hosts:
+            known = host.process.epoch if host.process is not None else 0
+            if (host.process is not None or host is not begun_by) and max(
+                [known, *(at for at, _ in host.epochs[-1:])]
+            ) >= epoch:
+                return True
+        return begun_by.process is None and begun_by.noted_role() == MASTER
+
     def is_deposed(self, host: Host) -> bool:
         """Its log is of an earlier term, and what was confirmed there need not be in a later one."""
         loses = not self.settings.ack_all or self.truth.rewinds > 0
-        return loses and bool(host.epochs) and host.epochs[-1][0] < max(self.terms, default=0)
+        return loses and bool(host.epochs) and host.epochs[-1][0] < self.latest_term()
 
     def may_lose_truth(self, host: Host, leading: Leading, last: int | None) -> bool:
         """May this master begin without something that was acknowledged?"""

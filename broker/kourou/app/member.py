@@ -31,10 +31,11 @@ from kourou.broker.services.replication.slave import Dial, SlaveReplication
 from kourou.broker.services.replication.tail import read_tail
 from kourou.broker.services.scrubbing import STEP_S, Scrubber
 from kourou.broker.store import fullcopy
-from kourou.broker.store.copying import cut_back
+from kourou.broker.store.copying import cut_back, has_state_for
 from kourou.broker.store.files import OsFiles
 from kourou.broker.store.fullcopy import Copy
-from kourou.broker.store.standing import MASTER, SLAVE, StandingFile
+from kourou.broker.store.promotion import withdraw
+from kourou.broker.store.standing import MASTER, PROMOTED, SLAVE, StandingFile
 from kourou.core.errors import FlushFailed
 from kourou.core.wire import Code
 from kourou.runtime.tasks import Periodic
@@ -54,9 +55,16 @@ class MemberNode(BrokerNode):
 
     def open_storage(self) -> None:
         super().open_storage()
+        self.standing = StandingFile(self.store.files)
+        if self.standing.role == PROMOTED:
+            self._log.warning("promotion_was_not_confirmed", epoch=self.standing.begun)
+        if withdraw(self.store, self.standing):
+            self.standing.close()
+            self.store.close()
+            super().open_storage()
+            self.standing = StandingFile(self.store.files)
         self.metrics.add(lambda: master_metrics(self))  # of the role that there is; it may change more than once
         self.metrics.add(lambda: slave_metrics(self))
-        self.standing = StandingFile(self.store.files)
         self.me = Member(self.identity.cluster, self.identity.broker, self.identity.broker_id, self.identity.storage_uuid)
 
     def copied_from(self, files: OsFiles) -> Copy | None:
@@ -98,11 +106,8 @@ class MemberNode(BrokerNode):
     ) -> MasterReplication:
         """Begin an epoch and let slaves dial in. ``build`` the services when ``serving`` is set."""
         options, store = self.options, self.store
-        self.note_standing()
-        epoch = next_epoch(self.epoch, replica=self.me.replica, promoted=promoted)
-        confirm = self.standing.confirm
-        self.standing.note(epoch=epoch, confirm=confirm, promised=self.standing.promised, role=MASTER)
-        store.begin_epoch(epoch, store_ms=self.clock.wall_ms())
+        epoch = next_epoch(max(self.epoch, self.standing.begun), replica=self.me.replica, promoted=promoted)
+        confirm = self.enter_term(epoch, promoted=promoted and options.ack == "all" and options.min_isr > 1)
         if self.slave is not None:
             self.slave.promoted(epoch)
             self.slave = None
@@ -123,8 +128,7 @@ class MemberNode(BrokerNode):
             store, machine, clock=self.clock, read_executor=self._read_pool, log=self._log, on_step_down=on_step_down,
             refused=refused, catchup_bytes_s=options.catchup_mib_s * MIB,
         )  # fmt: skip
-        self.master.moved = self.journal.moved
-        self.master.on_damaged = self.on_damaged
+        self._tell(self.master)
         if waits:
             self._attach(self.journal, self.master)
         else:  # a master without slaves has nobody to ask
@@ -132,7 +136,26 @@ class MemberNode(BrokerNode):
             self.master.serving.set()
         return self.master
 
+    def enter_term(self, epoch: int, *, promoted: bool = False) -> int:
+        """The role is durable before the epoch's frame is; the C that was known before. ``promoted``: it counts only once
+        another member has confirmed it."""
+        self.note_standing()
+        standing = self.standing
+        confirm, promised = standing.confirm, standing.promised
+        if promoted:
+            standing.note(epoch=standing.epoch, confirm=confirm, promised=promised, role=PROMOTED, begun=epoch)
+        else:
+            standing.note(epoch=epoch, confirm=confirm, promised=promised, role=MASTER)
+        self.store.begin_epoch(epoch, store_ms=self.clock.wall_ms())
+        return confirm
+
+    def _tell(self, master: MasterReplication) -> None:
+        """Who is told of what comes of it."""
+        master.moved = self.journal.moved
+        master.on_damaged = self.on_damaged
+
     def build(self) -> None:
+        self.note_standing()  # from here on there may be more in the log than the term's first frame
         super().build()
         if self.master is not None:
             self.master.lease_ms = self.leases.wall_ms
@@ -263,6 +286,8 @@ class MemberNode(BrokerNode):
             confirm = self.journal.confirmed
             promised = confirm if self.master.machine.ack_all else standing.promised
             epoch, role = self.epoch, MASTER
+            if standing.role == PROMOTED and not self.master.machine.serving:
+                epoch, role = standing.epoch, PROMOTED
         elif self.slave is not None:
             machine = self.slave.machine
             confirm, promised, epoch, role = machine.confirm, machine.promised, max(self.epoch, machine.epoch), SLAVE
@@ -299,8 +324,9 @@ class MemberNode(BrokerNode):
             fullcopy.erase(files)
             fullcopy.begin(files, start=facts.start, history=facts.history, data=data)
             standing.note(epoch=standing.epoch, confirm=0, promised=0, role=SLAVE)
-        elif cut_to is not None and self.copy is not None and cut_to < self.copy.offset:
-            fullcopy.erase(files)  # the state holds what is cut
+        elif cut_to is not None and not has_state_for(self.store, cut_to, self.copy):
+            self._log.warning("log_is_emptied", cut_to=cut_to, reason="every state that is there holds what is to be cut")
+            fullcopy.erase(files)
             fullcopy.end(files)
         elif cut_to is not None:
             cut_back(self.store, cut_to)
@@ -349,7 +375,7 @@ class MemberNode(BrokerNode):
             "role": self.role,
             "epoch": self.store.epoch,
             "offset": self.store.end_offset,
-            "digest": self.state.digest(),
+            "digest": {**self.state.digest(), "queues": self.store.index.digest()},
         }
 
     def status(self) -> dict[str, Any]:

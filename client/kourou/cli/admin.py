@@ -47,7 +47,7 @@ def promote(
             raise CommandFailed(f"broker {group} has no member {id}; registered are: {known}")
         if not accept_loss:
             await _check_others(members, chosen)
-        above = max(member["epoch"] for member in members)  # that any of them has heard of
+        above = max(max(member["epoch"], member.get("group_epoch", 0)) for member in members)  # that anybody has heard of
         return await _ask(chosen, Code.PROMOTE, {"accept_loss": accept_loss, "above": above})
 
     answer = ask(server, work)

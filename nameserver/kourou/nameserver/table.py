@@ -77,6 +77,7 @@ class BrokerView:
     address: Endpoint
     master: bool
     heard_ms_ago: int
+    group_epoch: int  # the highest that a member of its group has claimed to lead, whether it is here or not
 
 
 class RouteTable:
@@ -221,7 +222,11 @@ class RouteTable:
         """All brokers that can be reached, by name and id."""
         return [
             BrokerView(
-                known.report, self._address(known, dialled), known is self._master(name), max(0, now_ms - known.heard_ms)
+                known.report,
+                self._address(known, dialled),
+                known is self._master(name),
+                max(0, now_ms - known.heard_ms),
+                max((claim.report.epoch for claim in self._claims(name)), default=0),
             )
             for (name, _), known in sorted(self._brokers.items())
             if known.present
@@ -232,9 +237,11 @@ class RouteTable:
     def _master(self, broker: str) -> _Known | None:
         """Who may be written to: the claim of the highest epoch, if its broker is here. Of one epoch there is one master;
         should two claim it all the same, the lower id is shown by every nameserver."""
-        claims = [known for known in self._groups.get(broker, {}).values() if known.report.master]
-        best = max(claims, key=lambda known: (known.report.epoch, -known.report.broker_id), default=None)
+        best = max(self._claims(broker), key=lambda known: (known.report.epoch, -known.report.broker_id), default=None)
         return best if best is not None and best.claims and best.present else None
+
+    def _claims(self, broker: str) -> list[_Known]:
+        return [known for known in self._groups.get(broker, {}).values() if known.report.master]
 
     @staticmethod
     def _address(known: _Known, dialled: str) -> Endpoint:

@@ -229,4 +229,5 @@ def test_topic_list_and_cluster(desk: Desk) -> None:
         "master": True,
         "version": "1",
         "heard_ms_ago": 250,
+        "group_epoch": 1,
     }

@@ -183,6 +183,16 @@ def test_a_lower_epoch_never_replaces_a_higher_one(cluster: Cluster) -> None:
     assert cluster.masters() == {"b1": "10.0.0.5:10911"}
 
 
+def test_a_claim_to_be_master_is_told_of_while_its_broker_is_away(cluster: Cluster) -> None:
+    """Who is promoted meanwhile has to begin a higher epoch."""
+    cluster.register("b1", stream=1, broker_id=1, epoch=6)
+    cluster.closed(1)
+    cluster.register("b1", stream=2, broker_id=0, epoch=5)
+    cluster.register("b2", stream=3, epoch=9)
+    views = cluster.table.brokers(dialled=DIALLED, now_ms=0)
+    assert [(view.report.broker, view.report.epoch, view.group_epoch) for view in views] == [("b1", 5, 6), ("b2", 9, 9)]
+
+
 def test_a_remembered_epoch_is_forgotten_with_its_broker(cluster: Cluster) -> None:
     cluster.register("b1", stream=1, broker_id=1, epoch=6)
     cluster.closed(1)

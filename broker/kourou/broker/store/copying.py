@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from kourou.broker.store import snapshot
 from kourou.broker.store.files import File
+from kourou.broker.store.fullcopy import Copy
 from kourou.broker.store.recovery import frame_entry
 from kourou.broker.store.scan import ScannedFrame
 from kourou.broker.store.store import Store
@@ -95,6 +96,13 @@ def verify_frames(store: Store, start: int, *, end: int, bytes_max: int, once: b
 def append_frames(store: Store, data: memoryview, frames: Sequence[ScannedFrame]) -> None:
     """Append checked frames, which lie one after the other in ``data``, at the end of the log. All or none."""
     store.append_as_is(data, [(item.prefix, frame_entry(item)) for item in frames])
+
+
+def has_state_for(store: Store, offset: int, copied: Copy | None) -> bool:
+    """Once the log is cut here, is there a state to open it with: its very beginning, a snapshot, or what was copied?"""
+    if copied is not None:
+        return copied.offset <= offset
+    return store.min_offset == 0 or any(at <= offset for at in snapshot.list_offsets(store.files))
 
 
 def cut_back(store: Store, offset: int) -> None:

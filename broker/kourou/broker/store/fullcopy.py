@@ -27,10 +27,11 @@ INDEX_PART = "index"
 
 @dataclass(slots=True)
 class Copy:
-    """What the state begins with."""
+    """What the state begins with. ``index``: of the other's log, for the queues of which this one has no frames."""
 
     offset: int
     parts: snapshot.Parts
+    index: bytes | None = None
 
 
 def erase(files: Files) -> None:
@@ -74,8 +75,7 @@ def load(files: Files) -> Copy | None:
     if content is None:
         raise DamagedLog(f"{SNAPSHOT} is missing: empty the data directory to copy anew")
     offset, parts = snapshot.decode(content, SNAPSHOT)
-    parts.pop(INDEX_PART, None)  # of the other's segments
-    return Copy(offset, parts)
+    return Copy(offset, parts, parts.pop(INDEX_PART, None))
 
 
 def end(files: Files) -> None:

@@ -66,6 +66,7 @@ class LogIndex:
         self._merged_below = 0  # segments with a lower base are in the table, with or without their file
         self._oldest = 0  # segments below were dropped before the table's first offsets were taken over
         self._unsettled = bytearray()  # by number of the queue: its first offset is from the snapshot
+        self._foretold = bytearray()  # by number of the queue: it is known as of a later point of the log than its end
         self.report: Report = DamagedIndex  # what is raised when a read meets damage in the .idx of a segment
 
     # ---- the open segment
@@ -91,9 +92,7 @@ class LogIndex:
         if number is None:
             number = table.add(key, queue_offset)
         elif queue_offset < table.next[number]:
-            raise DamagedLog(
-                f"queue {key:#x} goes back from {table.next[number]} to {queue_offset} in the frame at {log_offset}"
-            )
+            self._goes_back(key, number, queue_offset, log_offset)
         table.next[number] = queue_offset + count
         if store_ms > table.latest[number]:
             table.latest[number] = store_ms
@@ -101,6 +100,14 @@ class LogIndex:
             store_ms = table.latest[number]
         mix = producer_mix(producer_id, sequence) if producer_id else 0
         opened.add(number, queue_offset, log_offset, size, count, tag_mask, store_ms, mix, key_hashes)
+
+    def _goes_back(self, key: int, number: int, queue_offset: int, log_offset: int) -> None:
+        if number >= len(self._foretold) or not self._foretold[number]:
+            raise DamagedLog(
+                f"queue {key:#x} goes back from {self._table.next[number]} to {queue_offset} in the frame at {log_offset}"
+            )
+        self._foretold[number] = 0
+        self._table.first[number] = queue_offset
 
     @property
     def open_base(self) -> int:
@@ -130,6 +137,9 @@ class LogIndex:
         if number < len(self._unsettled) and self._unsettled[number]:
             self._settle(key, number)
         return self._table.first[number]
+
+    def digest(self) -> str:
+        return self._table.digest()
 
     def keys(self) -> Iterable[int]:
         """Queues that ever had a frame, also those with none left."""
@@ -338,6 +348,21 @@ class LogIndex:
             if base >= self._merged_below:
                 self.load_sealed(base)
         return self._open.end
+
+    def import_queues(self, data: bytes, *, covered: int) -> None:
+        """What another index knew, when its log ended at ``covered``, of queues that have no frames in this one: they go on
+        where they were. To be called once all that is in the log was added; frames below ``covered`` may follow yet.
+
+        Raises DamagedLog or NewerFormat and changes nothing.
+        """
+        other, table = import_index(data)[0], self._table
+        known = len(table.keys)
+        for key, next_offset, latest in zip(other.keys, other.next, other.latest, strict=True):
+            if key in table.numbers:
+                continue
+            table.latest[table.add(key, next_offset)] = latest
+        if self.covered < covered:
+            self._foretold = bytearray(known) + b"\1" * (len(table.keys) - known)
 
     # ---- finding segments
 

@@ -13,17 +13,17 @@ from kourou.broker.store import identity
 from kourou.broker.store.commitlog import list_bases
 from kourou.broker.store.files import Files
 from kourou.broker.store.inspect import frames
-from kourou.broker.store.standing import MASTER, SLAVE, StandingSlot, read_slots
+from kourou.broker.store.standing import EMPTY, MASTER, PROMOTED, SLAVE, read_slots
 from kourou.core.errors import DamagedLog
 
-ROLES = {MASTER: "master", SLAVE: "slave"}
+ROLES = {MASTER: "master", SLAVE: "slave", PROMOTED: "promoted"}
 
 
 def position(files: Files) -> dict[str, Any]:
     """Raises DamagedLog when the directory does not say whose it is."""
     whose = _whose(files)
     epoch, end = _last(files)
-    standing = max(read_slots(files), default=StandingSlot(0, 0, 0, 0, 0))
+    standing = max(read_slots(files), default=EMPTY)
     return {
         "broker": whose["broker"],
         "broker_id": whose["broker_id"],

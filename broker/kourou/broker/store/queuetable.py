@@ -10,6 +10,7 @@ pointer ever being written into a file.
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,13 @@ class QueueTable:
         """The number of the newest sealed (or sealing) segment that holds the queue, 0 for none."""
         depth = self.depth[number]
         return self.levels[(depth & -depth).bit_length() - 1][number] if depth else 0
+
+    def digest(self) -> str:
+        """Where each queue goes on, in hex; the same in every member whose log has the same end."""
+        keys, ends = np.frombuffer(self.keys, np.uint64), np.frombuffer(self.next, np.uint64)
+        order = np.argsort(keys)
+        order = order[ends[order] > 0]  # all that it had was cut off again: as if it had never been
+        return hashlib.sha256(keys[order].tobytes() + ends[order].tobytes()).hexdigest()
 
     def set_level(self, number: int, depth: int, segment: int) -> None:
         self._level((depth & -depth).bit_length() - 1)[number] = segment

@@ -98,6 +98,8 @@ def open_store(
     elif log.start > 0:
         raise DamagedLog(f"the log starts at {log.start} and no whole snapshot is left: its topics and offsets are lost")
     opener.run()
+    if found is None and copied is not None and copied.index is not None:
+        index.import_queues(copied.index, covered=copied.offset)
     if log.end < confirm.offset:
         notice("durable_bytes_missing", {"log_end": log.end, "durable": confirm.offset})
         confirm.lower(log.end)

@@ -191,4 +191,5 @@ def _broker_json(view: BrokerView) -> dict[str, Any]:
         "master": view.master,
         "version": report.version,
         "heard_ms_ago": view.heard_ms_ago,
+        "group_epoch": view.group_epoch,
     }

@@ -15,15 +15,22 @@ from kourou.core.frame import Prefix, SealedHeader
 from tests.sim.disk import SimDisk
 from tests.sim.store import SMALL, START_MS, Opened, message, open_disk
 
+QUIET, LATE = 7, 8
+
 
 def master() -> tuple[Opened, bytes]:
-    """A log of three epochs whose first segments are deleted, and its snapshot in the middle of what is left."""
+    """A log of three epochs whose first segments are deleted, and its snapshot in the middle of what is left. Of two queues
+    all frames were deleted, and one of them goes on behind the snapshot."""
     opened = open_disk(SimDisk())
     random = Random(1)
     for number in range(60):
         if number % 20 == 0:
             opened.store.begin_epoch(opened.store.epoch + 1, store_ms=START_MS)
         opened.append(message(number % 3, number, random.choice((10, 500, 900))))
+        if number < 3:
+            opened.append(message(QUIET, 100 + number, 10))
+        if number < 2 or number > 50:
+            opened.append(message(LATE, 200 + number, 10))
         if number == 45:
             opened.snapshot(b"state at 45")
     opened.seal()
@@ -95,8 +102,24 @@ def test_a_copy_goes_on_after_a_kill(reach: float) -> None:
     assert all(at >= offset for at in applied)
     follow(source, store, end)
     assert store.epochs.entries == source.store.epochs.entries
-    for queue in range(3):
+    for queue in (*range(3), QUIET, LATE):
         assert store.queue_bounds(1 << 32 | queue) == source.store.queue_bounds(1 << 32 | queue)
+
+
+def test_a_queue_of_which_nothing_was_copied_goes_on_where_it_was() -> None:
+    """Else the next master gives its offsets out again, and consumers, which are past them, never see those messages."""
+    disk = SimDisk()
+    source, offset = begin(disk)
+    store, _, _, _ = opened_copy(disk)
+    follow(source, store, offset)
+    for _ in range(2):
+        assert store.queue_bounds(1 << 32 | QUIET) == (3, 3)
+        assert store.queue_bounds(1 << 32 | LATE) == (2, 2)
+        store.note_synced(store.sync())
+        disk.kill()
+        store, _, _, _ = opened_copy(disk)
+    with pytest.raises(DamagedLog, match="goes back"):
+        store.index.add(1 << 32 | QUIET, 0, store.end_offset, 100, 1, 0, START_MS, 0, 0, None)
 
 
 def test_it_is_complete_with_a_snapshot_of_its_own() -> None:

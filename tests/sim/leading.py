@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 WAITING_BYTES_MAX = 64 * 1024
 PROBE_PAUSE_MS = 20
+MEMBERS = 3  # of the group
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +281,11 @@ class Leading:
         try:
             data = read_frames(store, wanted.start, end=end, bytes_max=wanted.bytes_max, cached_only=False)
         except DamagedLog as failure:
-            if wanted.start >= store.min_offset and not self.process.rotten():  # else only what was deleted may be missing
+            asked_by = next(s.member.replica for s in self.machine.sessions() if s.link == wanted.link)
+            known = asked_by < MEMBERS  # a stranger may have claimed an end that is in the middle of a frame
+            if (
+                known and wanted.start >= store.min_offset and not self.process.rotten()
+            ):  # else what was deleted may be missing
                 raise AssertionError(f"the master can't read its log at {wanted.start}") from failure
             self.machine.lost(wanted.link)
             self._hang_up(wanted.link)

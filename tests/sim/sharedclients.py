@@ -44,10 +44,10 @@ class SharedConsumer:
                 continue
             ledgers = process.state.shared.of(GROUP, self._clients.incarnation)
             for queue, ledger in ledgers.items():
-                _, high = process.store.queue_bounds(self._clients.incarnation << 32 | queue)
+                low, high = process.store.queue_bounds(self._clients.incarnation << 32 | queue)
                 far_ms = host.clock.wall_ms() + FAR_MS
                 held = [o for o in ledger.open if world.settings.true_clocks or ledger.lease(o).due_ms < far_ms]
-                if ledger.next < high or held or ledger.parked:
+                if max(ledger.next, low) < high or held or ledger.parked:  # what retention took before is nobody's any more
                     return False
             return bool(ledgers)
         return False

@@ -43,6 +43,38 @@ async def test_an_elected_master_lets_one_lead_that_has_it_whole(tmp_path: Path)
     assert '"event": "log_damaged"' in made.members[master].output()
 
 
+async def test_a_slave_mends_its_log_from_its_master(tmp_path: Path) -> None:
+    with group(tmp_path, *ALL, "--segment-bytes", "64KiB") as made:
+        await pair(made)
+        async with client_of(made) as client:
+            await client.create_topic("t", queues=1)
+            async with client.producer(deadline_s=60) as producer:
+                for number in range(40):
+                    await producer.send("t", b"%03d" % number * 3_000)
+        await made.same(0, 1)
+        made.kill(1)
+        log = made.data(1) / "log"
+        first, second = sorted(log.glob("*.seg"))[:2]
+        whole = {path: path.read_bytes() for path in (first, second)}
+        change(first, 20_000)
+        change(second, len(whole[second]) - 100)
+        slave = await asyncio.to_thread(made.start, 1)
+        facts = await made.until(1, lambda facts: slave.output().count('"event": "log_mended"') == 2)
+        assert {path: path.read_bytes() for path in whole} == whole
+        assert (facts["replication"]["damaged"], facts["log"]["damaged"]) == (None, [])
+        await made.in_sync(0, 1)
+        assert (await made.promote(1))["epoch"] > 1
+        assert len(await stored(made, 1, "t", 1)) == 40
+
+
+def change(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
 async def test_a_static_master_says_so_and_goes_on(tmp_path: Path) -> None:
     with group(tmp_path, *ALL) as made:
         await pair(made)

@@ -24,7 +24,7 @@ BY_HAND = {  # not carried out by a test of this file, and why
     "restart": "tests/integration/test_failover.py",
     "etcd": "tests/integration/test_failover.py: an etcd outage",
     "full": "tests/integration/test_faults.py",
-    "rot": "tests/integration/test_native_damage.py, test_cli.py",
+    "rot": "tests/integration/test_native_damage.py, test_log_rot.py, test_cli.py",
 }
 needs_etcdctl = pytest.mark.skipif(
     shutil.which("etcdctl") is None, reason="NO ETCDCTL: two runbooks were not carried out; apt install etcd-client"

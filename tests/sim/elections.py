@@ -359,7 +359,8 @@ class World:
     def transact(self, node: Node, effect: Transact) -> None:
         elector = node.elector
         assert elector is not None
-        seen_ms, pledged_ms, reason = elector.view.lease_seen_ms, elector._pledged_ms, elector._reason
+        seen_ms, pledged_ms = elector.view.lease_seen_ms, elector.readiness.pledged_ms
+        reason = elector.campaign.reason if elector.campaign is not None else ""
 
         def work() -> Any:
             before = self.group()

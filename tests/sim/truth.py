@@ -97,6 +97,7 @@ class Truth:
         self.lost: set[str] = set()  # names that were confirmed, and are not any more
         self.rewound: dict[int, int] = {}  # queues, and the lowest offset that was lost
         self.rewinds = 0
+        self.disbelieved = False  # somebody who was no longer the master has confirmed something all the same
         self._contents: list[tuple[int, Content | Records]] = []  # (end of the frame, what it says)
 
     @property

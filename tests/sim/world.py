@@ -111,7 +111,7 @@ class World:
         history = self.clients.history
         history.lost, history.rewound = self.truth.lost, self.truth.rewound
         found = checkers.check(history, self.truth.queues)
-        if not self.truth.rewinds and not self.truth.lost:
+        if not self.truth.rewinds and not self.truth.disbelieved:
             found += sharedcheckers.check(self.clients.shared)
         if found:
             raise Violation(f"history: {len(found)} faults: {'; '.join(found[:5])}")
@@ -212,8 +212,10 @@ class World:
         """A master that is none any more has confirmed this."""
         for end, start, epoch in host.places:
             content = self.frames.contents.get((epoch, start))
-            if end <= confirm and self.truth.sums.get(end) != host.ends[end] and isinstance(content, Content):
-                self.truth.give_up(content)
+            if end <= confirm and self.truth.sums.get(end) != host.ends[end]:
+                self.truth.disbelieved = True
+                if isinstance(content, Content):
+                    self.truth.give_up(content)
 
     def halted(self, host: Host, reason: str) -> None:
         self.saw("elector: halted")

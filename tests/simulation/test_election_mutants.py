@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from kourou.broker.machines import electionrules, electorchance, electorregistration
-from kourou.broker.machines import elector as elector_module
+from kourou.broker.machines import electionrules, electorchance, electorregistration, electorsets
 from kourou.broker.machines.electedmaster import ElectedMaster
 from kourou.broker.machines.electionrules import Right
 from kourou.broker.machines.elector import Elector
@@ -63,7 +62,7 @@ def the_eligible_stay(patch: Patch) -> None:
         new = original(state, sss, nonce=nonce)
         return replace(new, elr=tuple(sorted((set(state.elr) | (set(state.sss) - sss)) - set(new.sss))))
 
-    patch.setattr(elector_module, "changed", changed)
+    patch.setattr(electorsets, "changed", changed)
 
 
 def min_isr_is_ignored(patch: Patch) -> None:

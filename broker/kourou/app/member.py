@@ -36,7 +36,7 @@ from kourou.broker.store.files import OsFiles
 from kourou.broker.store.fullcopy import Copy
 from kourou.broker.store.promotion import withdraw
 from kourou.broker.store.standing import MASTER, PROMOTED, SLAVE, StandingFile
-from kourou.core.errors import FlushFailed
+from kourou.core.errors import FlushFailed, NotConnected
 from kourou.core.wire import Code
 from kourou.runtime.tasks import Periodic
 from kourou.transport.server import Handler
@@ -242,6 +242,7 @@ class MemberNode(BrokerNode):
             self._scrubber = Scrubber(
                 self.store, executor=self._upkeep_pool, clock=self.clock, log=self._log,
                 every_ms=int(self.options.scrub_hours * 3_600_000), on_damaged=self._scrubbed_out,
+                mend=self._mend,
             )  # fmt: skip
             tasks.every(STEP_S, "scrub", self._scrubber.step)
         if self.built:
@@ -254,6 +255,12 @@ class MemberNode(BrokerNode):
             tasks.every(1.0, "disk", self.upkeep.watch_disk)
             tasks.every(5.0, "retention", self.upkeep.retain)
             tasks.every(30.0, "timer files", self.slave.keep)
+
+    async def _mend(self, start: int, end: int) -> None:
+        """Raises KourouError. A master has nobody to fetch from; once another one leads, it is a slave."""
+        if self.slave is None:
+            raise NotConnected("a master fetches nothing; let another member lead, and it is mended as a slave")
+        await self.slave.refetch(start, end, executor=self._upkeep_pool)
 
     def _scrubbed_out(self, reason: str) -> None:
         """A master without others in sync goes on: there is nobody who could do better."""

@@ -95,6 +95,7 @@ class Code(IntEnum):
     REPLICA_ACK = 103  # one-way to the master
     REPLICA_PING = 104  # (J) one-way, both
     REPLICA_FILE = 105  # (J) request; the answer's body is a piece of a file
+    REPLICA_LOG = 107  # (J) from a slave whose disk has damaged its log; the answer's body is frames
     REPLICA_TAIL = 106  # (J) from a master that lost the end of its log, to a slave; the answer's body is frames
 
 

@@ -40,6 +40,7 @@ class ReplicaHandlers:
             Code.REPLICA_ACK: self.ack,
             Code.REPLICA_PING: self.ping,
             Code.REPLICA_FILE: self.file,
+            Code.REPLICA_LOG: self.log,
         }
 
     def hello(self, peer: Peer, message: WireMessage) -> None:
@@ -67,6 +68,12 @@ class ReplicaHandlers:
         if not self._replication.may_read(peer, fields.number(value, "session", high=(1 << 64) - 1)):
             raise ReplicaRefused("files are for slaves with a session")
         peer.reply(message, parts=(await _piece(value, FETCHED, self._read_file, self._executor),))
+
+    async def log(self, peer: Peer, message: WireMessage) -> None:
+        value = wire.decode_json(message.body, what="REPLICA_LOG")
+        session = fields.number(value, "session", high=(1 << 64) - 1)
+        start, end = (fields.number(value, name, high=(1 << 63) - 1) for name in ("start", "end"))
+        peer.reply(message, parts=(await self._replication.lend(peer, session, start, end),))
 
 
 class TailHandlers:

@@ -129,6 +129,11 @@ class ReplicationMaster:
         """Is that a slave that may be given files?"""
         return self.current(link, session) or (self._copying.get(link) == session and not self.over)
 
+    def has(self, link: int, session: int, offset: int) -> bool:
+        """Is that a slave whose log is the same as this one up to there?"""
+        found = self._links.get(link)
+        return found is not None and found.session == session and found.streaming and found.appended >= offset
+
     def catches_up(self, link: int) -> bool:
         """Is that a slave for which nobody waits?"""
         session = self._links.get(link)

@@ -86,6 +86,11 @@ class ReplicationSlave:
         return effects
 
     @property
+    def session(self) -> int:
+        """The number of the last one that was begun."""
+        return self._session
+
+    @property
     def over(self) -> bool:
         return self.phase is Phase.OVER
 

@@ -1,12 +1,13 @@
 """Reading the sealed part of the log from the disk, slowly, again and again: what has rotted is found while others have it.
 
-A step takes some milliseconds; how much it reads adapts to that, for small frames take longer to check.
+What is damaged is mended where that can be, at once or as soon as somebody is there to fetch it from. A step takes some
+milliseconds; how much it reads adapts to that, for small frames take longer to check.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
@@ -14,39 +15,59 @@ from kourou.broker.store.copying import verify_frames
 from kourou.broker.store.scan import find_next
 from kourou.broker.store.store import Store
 from kourou.core.clock import Clock
-from kourou.core.errors import DamagedLog
+from kourou.core.errors import DamagedLog, KourouError
 
 STEP_S = 0.5  # between two steps
 STEP_MS = 3  # at most, or less is read the next time: the loop waits for a thread that checks frames
 BYTES_MIN = 64 * 1024
 BYTES_MAX = 4 * 1024 * 1024
 DAMAGED_MAX = 100  # places that are remembered
+RETRY_MS = 5_000  # between two attempts to mend
 
 
 class Log(Protocol):
     def info(self, event: str, **fields: Any) -> Any: ...
+
+    def warning(self, event: str, **fields: Any) -> Any: ...
 
     def error(self, event: str, **fields: Any) -> Any: ...
 
 
 class Scrubber:
     def __init__(
-        self, store: Store, *, executor: Executor, clock: Clock, log: Log, every_ms: int, on_damaged: Callable[[str], None]
+        self,
+        store: Store,
+        *,
+        executor: Executor,
+        clock: Clock,
+        log: Log,
+        every_ms: int,
+        on_damaged: Callable[[str], None],
+        mend: Callable[[int, int], Awaitable[None]],
     ) -> None:
-        """``every_ms``: from the beginning of one reading of the log to that of the next."""
-        self.damaged: list[int] = []  # log offsets
+        """``every_ms``: from the beginning of one reading of the log to that of the next. ``mend`` makes the log whole
+        between two offsets, or raises KourouError; ``on_damaged`` is told what it could not mend at once."""
+        self._damaged: dict[int, int] = {}  # log offsets: from, to
         self._store = store
         self._executor = executor
         self._clock = clock
         self._log = log
         self._every_ms = every_ms
         self._on_damaged = on_damaged
+        self._mend = mend
+        self._mend_at_ms = 0
         self._at = store.min_offset
         self._read = 0
         self._begun_ms = clock.monotonic_ms()
         self._size = BYTES_MIN
 
+    @property
+    def damaged(self) -> list[int]:
+        """Log offsets at which something begins that can't be read."""
+        return sorted(self._damaged)
+
     async def step(self) -> None:
+        await self._mend_again()
         store, end = self._store, self._store.log.bases[-1]
         if self._at >= end:
             now_ms = self._clock.monotonic_ms()
@@ -63,10 +84,30 @@ class Scrubber:
         self._at = after
         self._size = min(BYTES_MAX, self._size * 2) if took_ms < STEP_MS / 2 else self._size
         self._size = max(BYTES_MIN, self._size // 2) if took_ms > STEP_MS else self._size
-        if failure is not None and at >= store.min_offset and at not in self.damaged:
-            self.damaged = [*self.damaged[-DAMAGED_MAX:], at]
+        if failure is not None and at >= store.min_offset and at not in self._damaged:
             self._log.error("log_damaged", reason=failure, next=after)
-            self._on_damaged(failure)
+            if not await self._mended(at, after) and len(self._damaged) < DAMAGED_MAX:
+                self._damaged[at] = after
+                self._on_damaged(failure)
+
+    async def _mend_again(self) -> None:
+        """What could not be mended when it was found."""
+        now_ms = self._clock.monotonic_ms()
+        if not self._damaged or now_ms < self._mend_at_ms:
+            return
+        self._mend_at_ms = now_ms + RETRY_MS
+        for at, after in list(self._damaged.items()):
+            if after <= self._store.min_offset or await self._mended(at, after):
+                del self._damaged[at]
+
+    async def _mended(self, start: int, end: int) -> bool:
+        try:
+            await self._mend(start, end)
+        except KourouError as failure:
+            self._log.warning("log_not_mended", start=start, end=end, reason=str(failure))
+            return False
+        self._log.info("log_mended", start=start, end=end)
+        return True
 
     def _look(self, at: int, end: int) -> tuple[int, str | None, float]:
         """In a thread: where to go on, and what is wrong."""

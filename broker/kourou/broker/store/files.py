@@ -52,7 +52,7 @@ class File(Protocol):
         ...
 
     def overwrite(self, offset: int, data: Buffer) -> None:
-        """Write in place, for small files of fixed slots; the log itself is never overwritten. Not durable by itself."""
+        """Write in place, for small files of fixed slots, and for what of the log was damaged. Not durable by itself."""
         ...
 
     def sync(self) -> None:

@@ -111,6 +111,12 @@ class Mending:
             self._notice("index_damaged", {"segment": base, "reason": text})
         return Busy(f"{text}; it is being made anew, come again", retry_after_ms=RETRY_MS)
 
+    def renew(self, base: int, reason: str) -> None:
+        """The segment is another one than when its index was made."""
+        self._hopeless.pop(base, None)
+        self._tries.pop(base, None)
+        self._wanted.setdefault(base, reason)
+
     def take(self) -> MendJob | None:
         """The next job. Run it, then ``finish``; one at a time."""
         while self._wanted and self._job is None:

@@ -107,11 +107,12 @@ def open_store(
     store.snapshot_offset = opener.replay_from if found is not None else 0
     store.fresh_frames = opener.replayed
     if opener.epochs_missing:
-        try:
-            _read_epochs(store, older, notice)
-        except Busy:  # an index is damaged
-            store.mending.run()
-            _read_epochs(store, older, notice)
+        while True:
+            try:
+                _read_epochs(store, older, notice)
+                break
+            except Busy:  # an index is damaged; there may be others
+                store.mending.run()  # DamagedLog for one that does not come right
     elif opener.epochs.entries != opener.epochs_saved:
         opener.epochs.save(files)  # the next opening may begin behind the frame that told of it
     store.note_synced(store.sync())  # frames that kill -9 left in the page cache are about to be served

@@ -450,6 +450,12 @@ class Store:
         self.epochs.cut(self.end_offset)
         self._to_seal = [base for base in self._to_seal if base in self.index.sealing()]
 
+    def mended(self, start: int, end: int) -> None:
+        """This part of the log, within a sealed segment, is whole again."""
+        self.damaged = [(a, b) for a, b in self.damaged if a < start or b > end]
+        base = max(base for base in self.log.bases if base <= start)
+        self.mending.renew(base, f"the log from {start} to {end} was mended")
+
     def close(self) -> None:
         self.log.close()
         self._confirm.close()

@@ -8,7 +8,7 @@ from kourou.broker.machines.coordination import Put, Txn
 from kourou.broker.machines.election import Drain, Follow, Note, Resume, StepDown
 from kourou.broker.machines.electionrules import right_of, successor_of
 from kourou.broker.machines.electionstate import Hint, Lease, Unreadable, hint_of
-from kourou.broker.machines.elector import SLOW_MS
+from kourou.broker.machines.electorreadiness import SLOW_MS
 from tests.sim.coordination import Truth
 from tests.unit.broker.machines.test_elector import KEYS, D, One, follower, group, lease, master, put, world
 

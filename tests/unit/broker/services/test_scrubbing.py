@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from kourou.broker.services import scrubbing
-from kourou.broker.services.scrubbing import Scrubber
+from kourou.broker.services.replication.refetch import refetch
+from kourou.broker.services.scrubbing import RETRY_MS, Scrubber
 from kourou.broker.store.commitlog import segment_name
 from kourou.broker.store.copying import verify_frames
 from kourou.broker.store.recovery import open_store
 from kourou.broker.store.store import Store
 from kourou.core.clock import ManualClock
-from kourou.core.errors import DamagedLog
+from kourou.core.errors import DamagedLog, NotConnected
 from tests.sim.disk import SimDisk
 from tests.sim.store import SMALL, START_MS, message
 from tests.unit.broker.services.engine import Notes
@@ -34,9 +35,21 @@ class Scrubbed:
             self.store.append([message(0, sequence, 300)], store_ms=START_MS)
         self.clock, self.log, self.told = ManualClock(), Notes(), list[str]()
         self.pool = ThreadPoolExecutor(1)
+        self.other: bytes | None = None  # a segment as somebody else has it
         self.scrubber = Scrubber(
-            self.store, executor=self.pool, clock=self.clock, log=self.log, every_ms=HOUR_MS, on_damaged=self.told.append
-        )
+            self.store, executor=self.pool, clock=self.clock, log=self.log, every_ms=HOUR_MS,
+            on_damaged=self.told.append, mend=self._mend,
+        )  # fmt: skip
+
+    async def _mend(self, start: int, end: int) -> None:
+        base = self.store.log.bases[1]
+
+        async def ask(at: int, end: int) -> memoryview:
+            if self.other is None:
+                raise NotConnected("there is no master to fetch from")
+            return memoryview(self.other[at - base : end - base])
+
+        await refetch(self.store, start, end, ask=ask, executor=self.pool)
 
     async def read_all(self) -> None:
         """Once to the end, and what is said there."""
@@ -72,6 +85,55 @@ async def test_rot_is_found_where_it_is_and_reported_once() -> None:
     scrubbed.clock.advance(HOUR_MS)
     await scrubbed.read_all()
     assert len(scrubbed.told) == 2
+    scrubbed.pool.shutdown()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_rot_is_mended_once_somebody_has_it_whole(late: bool) -> None:
+    scrubbed = Scrubbed()
+    store = scrubbed.store
+    base, end = store.log.bases[1:3]
+    offsets = list(store.log.frames(base, end))
+    whole = store.log.file(base).read(0, end - base)
+    scrubbed.other = None if late else whole
+    scrubbed.disk.flip(segment_name(base), offsets[3] - base + 100)
+    scrubbed.disk.flip(segment_name(base), offsets[4] - base + 5)
+    scrubbed.disk.flip(segment_name(base), offsets[-1] - base + 40)
+    await scrubbed.read_all()
+    if late:
+        assert scrubbed.scrubber.damaged == [offsets[3], offsets[-1]]
+        assert len(scrubbed.told) == 2
+        scrubbed.other = whole
+        scrubbed.clock.advance(RETRY_MS)
+        await scrubbed.scrubber.step()
+    assert scrubbed.scrubber.damaged == []
+    assert len(scrubbed.told) == (2 if late else 0)
+    assert scrubbed.log.events.count("log_mended") == 2
+    assert store.log.file(base).read(0, end - base) == whole
+    store.mending.run()
+    scrubbed.disk.kill()
+    assert bytes(scrubbed.disk.files().open(segment_name(base)).read(0, end - base)) == whole
+    scrubbed.pool.shutdown()
+
+
+async def test_what_comes_is_not_believed() -> None:
+    """A frame that is damaged there too, one of another place, and too much of it."""
+    scrubbed = Scrubbed()
+    store = scrubbed.store
+    base, end = store.log.bases[1:3]
+    whole = store.log.file(base).read(0, end - base)
+    offsets = list(store.log.frames(base, end))
+    scrubbed.disk.flip(segment_name(base), offsets[3] - base + 100)
+    damaged = store.log.file(base).read(0, end - base)
+    size = offsets[4] - offsets[3]
+    place = offsets[3] - base
+    for other in (damaged, whole[size:], whole[:place] + whole[place : place + size - 1]):
+        scrubbed.other = other
+        scrubbed.clock.advance(HOUR_MS)
+        await scrubbed.read_all()
+        assert store.log.file(base).read(0, end - base) == damaged
+        assert scrubbed.scrubber.damaged == [offsets[3]]
+    assert len(scrubbed.told) == 1
     scrubbed.pool.shutdown()
 
 

@@ -48,6 +48,7 @@ TICK_S = 0.05
 ENDS_MAX = 16_384
 OLD_BYTES = 256 * 1024 * 1024  # behind the end: nobody else reads there, so it need not stay in memory
 FRESH_BYTES = 32 * 1024 * 1024  # surely still in the page cache
+LENT_BYTES = 1024 * 1024
 WAITING_MAX = 20_000  # sends that wait for slaves
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 PROBES = 2  # refused one after the other: the process is gone
@@ -198,6 +199,15 @@ class MasterReplication:
 
     def may_read(self, link: Link, session: int) -> bool:
         return self.machine.may_read(link.number, session)
+
+    async def lend(self, link: Link, session: int, start: int, end: int) -> bytes:
+        """Whole frames from ``start`` on. Raises ReplicaRefused; DamagedLog when they are damaged here, too."""
+        if not self._store.min_offset <= start < end or not self.machine.has(link.number, session, end):
+            raise ReplicaRefused(f"the log from {start} to {end} is not for a slave that is not known to have had it")
+        read = partial(read_frames, self._store, start, end=end, bytes_max=LENT_BYTES, cached_only=False, once=True)
+        data = await self._loop.run_in_executor(self._executor, read)
+        assert data is not None
+        return data
 
     def copy(self) -> dict[str, Any]:
         """*Blocking*, a little. What a slave that begins anew has to fetch. Raises Busy while there is no snapshot."""

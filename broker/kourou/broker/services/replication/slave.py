@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ from kourou.broker.machines.replicationslave import ReplicationSlave
 from kourou.broker.services.journal import Arrived, Journal
 from kourou.broker.services.replication.master import Log
 from kourou.broker.services.replication.messages import CopyFacts, answer_of, batch_of, copy_of, encode, ping_of
+from kourou.broker.services.replication.refetch import refetch
 from kourou.broker.services.replication.timerfiles import Named, TimerFiles
 from kourou.broker.services.state import BrokerState
 from kourou.broker.store.checked import Appended, CheckedFrame
@@ -41,7 +43,7 @@ from kourou.broker.store.scan import ScannedFrame
 from kourou.broker.store.store import Store
 from kourou.core.backoff import Backoff
 from kourou.core.clock import Clock
-from kourou.core.errors import DiskFull, FlushFailed, KourouError, MessageNotFound, NotMaster
+from kourou.core.errors import DiskFull, FlushFailed, KourouError, MessageNotFound, NotConnected, NotMaster
 from kourou.core.frame import Kind
 from kourou.core.wire import Code, WireMessage, encode_json
 
@@ -157,6 +159,18 @@ class SlaveReplication:
             "halted": machine.halted,
             "last_error": self.last_error,
         }
+
+    async def refetch(self, start: int, end: int, *, executor: Executor) -> None:
+        """What the disk has damaged, from the master. Raises KourouError."""
+        link, session = self._link, self.machine.session
+        if link is None or not self.machine.streaming:
+            raise NotConnected("there is no master to fetch from")
+
+        async def ask(at: int, end: int) -> memoryview:
+            value = {"session": session, "start": at, "end": end}
+            return (await link.ask(Code.REPLICA_LOG, parts=(encode_json(value),), timeout_s=ASK_S)).body
+
+        await refetch(self._store, start, end, ask=ask, executor=executor)
 
     def keep(self) -> None:
         """Now and then."""

@@ -1,0 +1,42 @@
+"""What a slave's disk has damaged in the sealed part of its log, fetched from its master and written over it.
+
+The master has the very same bytes: frames are checked as they are when they arrive in the stream, and have to fill the
+damaged range exactly. Writing them in place needs no care for a crash: what is half written is damaged, as it was before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+
+from kourou.broker.store.copying import check_frames
+from kourou.broker.store.files import File
+from kourou.broker.store.store import Store
+from kourou.core.errors import DamagedLog
+
+Ask = Callable[[int, int], Awaitable[memoryview]]  # whole frames of the master's log from an offset on, below another
+
+
+async def refetch(store: Store, start: int, end: int, *, ask: Ask, executor: Executor) -> None:
+    """Make the log whole from ``start`` to ``end``, which are frames' starts or the end of a sealed segment.
+
+    Raises KourouError; what was written till then is right.
+    """
+    at = start
+    while at < end:
+        data = await ask(at, end)
+        check_frames(data, at, epoch_min=0, epoch_max=store.epochs.latest)
+        if not 0 < len(data) <= end - at:
+            raise DamagedLog(f"{len(data)} bytes are there for the log from {at} to {end}")
+        file, place = store.log.locate(at)
+        if at >= store.log.bases[-1] or place + len(data) > file.size:
+            raise DamagedLog(f"the segment of the log offset {at} has lost its end")
+        await asyncio.get_running_loop().run_in_executor(executor, _write, file, place, data)
+        at += len(data)
+    store.mended(start, end)
+
+
+def _write(file: File, place: int, data: memoryview) -> None:
+    file.overwrite(place, data)
+    file.sync()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from kourou.broker.store.commitlog import segment_name
 from tests.integration.etcd import needs_etcd
 from tests.integration.test_failover import elected, settled, start
@@ -44,6 +46,7 @@ async def test_an_elected_master_lets_one_lead_that_has_it_whole(tmp_path: Path)
 
 
 async def test_a_slave_mends_its_log_from_its_master(tmp_path: Path) -> None:
+    """And makes its state anew, which lacked what was damaged; till then it is nobody to promote."""
     with group(tmp_path, *ALL, "--segment-bytes", "64KiB") as made:
         await pair(made)
         async with client_of(made) as client:
@@ -51,20 +54,34 @@ async def test_a_slave_mends_its_log_from_its_master(tmp_path: Path) -> None:
             async with client.producer(deadline_s=60) as producer:
                 for number in range(40):
                     await producer.send("t", b"%03d" % number * 3_000)
-        await made.same(0, 1)
-        made.kill(1)
+        before = await made.same(0, 1)
         log = made.data(1) / "log"
+        await made.until(1, lambda _: len(list(log.glob("*.idx"))) > 2)  # sealed: what is damaged there is no torn tail
+        for member in (0, 1):
+            made.kill(member)
         first, second = sorted(log.glob("*.seg"))[:2]
         whole = {path: path.read_bytes() for path in (first, second)}
+        change(first, 400)  # the topic
         change(first, 20_000)
         change(second, len(whole[second]) - 100)
         slave = await asyncio.to_thread(made.start, 1)
-        facts = await made.until(1, lambda facts: slave.output().count('"event": "log_mended"') == 2)
-        assert {path: path.read_bytes() for path in whole} == whole
-        assert (facts["replication"]["damaged"], facts["log"]["damaged"]) == (None, [])
+        assert "the log of this slave is damaged" in await refusal(made, 1)
+        await asyncio.to_thread(made.start, 0)
         await made.in_sync(0, 1)
-        assert (await made.promote(1))["epoch"] > 1
+        await made.until(1, lambda facts: facts["log"]["damaged"] == [] and facts["replication"]["damaged"] is None)
+        assert slave.output().count('"event": "log_mended"') == 3
+        assert {path: path.read_bytes() for path in whole} == whole
+        assert (await made.same(0, 1))["digest"]["topics"] == before["digest"]["topics"]
+        await made.in_sync(0, 1)
+        await made.promote(1)
+        await made.in_sync(1, 0)
         assert len(await stored(made, 1, "t", 1)) == 40
+
+
+async def refusal(made: Group, member: int) -> str:
+    with pytest.raises(AssertionError) as caught:
+        await made.promote(member)
+    return str(caught.value)
 
 
 def change(path: Path, at: int) -> None:

@@ -114,6 +114,11 @@ class BrokerProcess(BrokerServer):
         standing, node = self.node.standing, self.node
         if standing.role != MASTER and not (standing.role == NONE and self.options.broker_id == 0):
             return False
+        if node.lacks and self.options.ack == "all" and self.options.min_isr > 1:
+            self.log.error(
+                "does_not_lead", reason="its log is damaged, and slaves have it whole: promote one that is in sync"
+            )
+            return False
         members = await self._watch.members_within(ASK_S) or []
         twin = await self._twins.other(members)
         if twin is not None:
@@ -178,6 +183,7 @@ class BrokerProcess(BrokerServer):
             on_copy=lambda facts, data: self._spawn(self._reopen(node, anew=(facts, data))),
             on_changed=self._registrar.changed,
         )
+        node.on_mended = lambda: self._spawn(self._reopen(node))
         node.keep_member(self.tasks)
         self.tasks.every(10.0, "collect", gc_tame.collect)
         self._serve(refusing({**node.slave_handlers(), **self._members.table()}, self._not_master))
@@ -223,6 +229,8 @@ class BrokerProcess(BrokerServer):
                 raise BadRequest(f"this broker is the master of epoch {self.node.epoch} already")
             if not self.node.complete:
                 raise Fenced("this slave is still taking a copy of its master: its log does not reach its state yet")
+            if self.node.lacks and not accept_loss:
+                raise Fenced("the log of this slave is damaged, and its state lacks what was there: promote another member")
             if not slave.machine.in_sync and not accept_loss:
                 raise Fenced(
                     "this slave is not known to have everything that was acknowledged: it was not in the sync state set "

@@ -52,6 +52,7 @@ LINGER_S = 0.1  # connections of those who have sent something to a master that 
 PROMOTE_S = 20.0
 PROMOTE_PAUSE_S = 0.02
 PLEDGE_S = 0.4
+LACKING_MS = 10_000  # others lead if they can, for some time after each
 HEALTH_S = 0.25
 
 
@@ -70,6 +71,7 @@ class FailoverProcess(BrokerProcess):
         self._company = Company(lease_ms=int(options.lease_s * 1000))
         self._health = Periodic(log, on_bug=self.fail)
         self._looked_s = 0.0
+        self._lacking_at_ms = 0  # when it is said again
         super().__init__(options, log=log)
 
     def make_node(self) -> ElectedNode:
@@ -126,6 +128,9 @@ class FailoverProcess(BrokerProcess):
                 election.slow(reason)
         if slowness.stuck and election is not None:
             election.slow("fdatasync does not come back")  # as long as it lasts: somebody who may do better may come yet
+        if self.node.lacks and election is not None and now_ms >= self._lacking_at_ms:
+            self._lacking_at_ms = now_ms + LACKING_MS
+            election.slow("its log is damaged, and its state lacks what was there")
         master = self.node.master
         if master is not None and election is not None:
             short, followed = master.machine.short, bool(master.machine.sessions())

@@ -50,6 +50,8 @@ class MemberNode(BrokerNode):
     slave: SlaveReplication | None = None
     on_let_go: Callable[[], None] = staticmethod(lambda: None)  # the process ends, and all is durable
     on_damaged: Callable[[str], None] = staticmethod(lambda reason: None)  # other members have the log whole
+    on_mended: Callable[[], None] = staticmethod(lambda: None)  # the state is to be made anew from the log
+    lacks = False  # part of the log was damaged that the state should have been made of
     _scrubber: Scrubber | None = None
     copy: Copy | None = None  # of another member, which the log has to catch up with
 
@@ -63,6 +65,7 @@ class MemberNode(BrokerNode):
             self.store.close()
             super().open_storage()
             self.standing = StandingFile(self.store.files)
+        self.lacks = self._is_lacking()
         self.metrics.add(lambda: master_metrics(self))  # of the role that there is; it may change more than once
         self.metrics.add(lambda: slave_metrics(self))
         self.me = Member(self.identity.cluster, self.identity.broker, self.identity.broker_id, self.identity.storage_uuid)
@@ -70,6 +73,9 @@ class MemberNode(BrokerNode):
     def copied_from(self, files: OsFiles) -> Copy | None:
         self.copy = fullcopy.load(files)
         return self.copy
+
+    def _is_lacking(self) -> bool:
+        return any(end > self.folded_from for _, end in self.store.damaged)
 
     @property
     def complete(self) -> bool:
@@ -243,6 +249,7 @@ class MemberNode(BrokerNode):
                 self.store, executor=self._upkeep_pool, clock=self.clock, log=self._log,
                 every_ms=int(self.options.scrub_hours * 3_600_000), on_damaged=self._scrubbed_out,
                 mend=self._mend,
+                known=self.store.damaged,
             )  # fmt: skip
             tasks.every(STEP_S, "scrub", self._scrubber.step)
         if self.built:
@@ -261,6 +268,8 @@ class MemberNode(BrokerNode):
         if self.slave is None:
             raise NotConnected("a master fetches nothing; let another member lead, and it is mended as a slave")
         await self.slave.refetch(start, end, executor=self._upkeep_pool)
+        if self.lacks and not self._is_lacking():
+            self.on_mended()
 
     def _scrubbed_out(self, reason: str) -> None:
         """A master without others in sync goes on: there is nobody who could do better."""
@@ -277,6 +286,8 @@ class MemberNode(BrokerNode):
         return None
 
     async def _snapshot_if_due(self) -> None:
+        if self.lacks:
+            return
         if self.copy is None:
             await self.upkeep.snapshot_if_due()
         elif self.complete:
@@ -347,7 +358,7 @@ class MemberNode(BrokerNode):
             return
         await self._stop_replication()
         self.note_standing()
-        if not self.built and (self.master is not None or not self.complete):
+        if not self.built and (self.master is not None or not self.complete or self.lacks):
             self.journal.closing = True
             await self.journal.sync_now()
             self.let_go()

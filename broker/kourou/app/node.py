@@ -110,6 +110,7 @@ class BrokerNode:
                 copied=self.copied_from(files),
             )
             store = self.store = recovered.store
+            self.folded_from = recovered.folded_from  # below it the state is from a snapshot, or copied
         except BaseException:
             files.unlock()
             raise

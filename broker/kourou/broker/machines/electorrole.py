@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kourou.broker.machines.election import Candidate, Follow, Wait
-from kourou.broker.machines.electionstate import GroupState
 from kourou.broker.machines.electorterm import Term
 from kourou.broker.machines.electorview import ElectorView
 
@@ -25,6 +24,17 @@ def is_registered(me: Candidate, view: ElectorView) -> bool:
     """As this process, and not as another under the same id."""
     mine = view.replicas.get(me.replica)
     return mine is not None and mine.nonce == me.nonce
+
+
+def displaced(me: Candidate, view: ElectorView) -> str:
+    """Why this process, which had registered, is no longer the one that etcd knows."""
+    who = f"broker {me.replica} of group {view.keys.group}"
+    if me.replica in view.replicas:
+        return f"another process has registered as {who}"
+    return (
+        f"etcd does not know {who} any more: its data was lost, or the group's keys were deleted. "
+        f"Start the member that has most with --failover-init, then the others"
+    )
 
 
 def leads_in(me: Candidate, view: ElectorView, epoch: int) -> bool:
@@ -50,19 +60,3 @@ def why_over(me: Candidate, view: ElectorView, term: Term) -> str | None:
     if lease is None or lease.epoch != term.epoch or lease.nonce != me.nonce:
         return "the lease is not this master's any more"
     return None
-
-
-def set_to_try(me: Candidate, view: ElectorView, term: Term, state: GroupState) -> tuple[frozenset[int], frozenset[int]]:
-    """The set that replication wants, as far as it can be: who would be in it, and who of them is new.
-
-    Who comes in has to be the process that earned it.
-    """
-    before = frozenset(state.sss)
-    wanted = before if term.wanted is None else term.wanted
-    added = frozenset(r for r in wanted - before if _is_current(view, r, term.incarnations.get(r)))
-    return (before & wanted) | added | {me.replica}, added
-
-
-def _is_current(view: ElectorView, replica: int, incarnation: str | None) -> bool:
-    record = view.replicas.get(replica)
-    return record is not None and record.incarnation == incarnation

@@ -28,14 +28,6 @@ class Term:
         self.sent_ms = began_ms  # when the last try was sent
         self.renewed_ms = began_ms  # when the last try that succeeded was sent
         self.asked_ms = began_ms  # when pledges were last asked for
-        self.wanted: frozenset[int] | None = None  # the set that replication wants
-        self.incarnations: dict[int, str] = {}  # of those that it wants to add
-        self.unanswered = False  # it waits for ``Decided``
-        self.lost_mod: int | None = None  # a change over this revision of ``state`` had no answer: it may be done yet
-        self.doubtful: frozenset[int] = frozenset()  # added by a change whose outcome is not known
-        self.draining = False
-        self.unfit = False  # this replica does worse than its successor, whatever that one lacks still
-        self.successor: int | None = None
         self._options = options
         self._tries = tries
         self._pledges: dict[int, int] = {}  # until when, by this replica's clock

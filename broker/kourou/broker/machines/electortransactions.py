@@ -63,9 +63,9 @@ class Transactions:
         compare = ((keys.lease, term.lease_mod), (keys.replica(me.replica), self.incarnation))
         return Txn(compare, (Put(keys.lease, lease.encode()),), self._all())
 
-    def release(self, term: Term, *, seq: int) -> Txn:
+    def release(self, term: Term, to: int | None, *, seq: int) -> Txn:
         keys, me = self._keys, self._me
-        lease = Lease(term.epoch, me.replica, seq, me.nonce, True, term.successor)
+        lease = Lease(term.epoch, me.replica, seq, me.nonce, True, to)
         writes: tuple[Put | Delete, ...] = (Put(keys.lease, lease.encode()),)
         op = self._view.op
         if op is not None and op.kind == "switchover":

@@ -7,7 +7,7 @@ milliseconds; how much it reads adapts to that, for small frames take longer to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
@@ -44,10 +44,12 @@ class Scrubber:
         every_ms: int,
         on_damaged: Callable[[str], None],
         mend: Callable[[int, int], Awaitable[None]],
+        known: Sequence[tuple[int, int]] = (),
     ) -> None:
         """``every_ms``: from the beginning of one reading of the log to that of the next. ``mend`` makes the log whole
-        between two offsets, or raises KourouError; ``on_damaged`` is told what it could not mend at once."""
-        self._damaged: dict[int, int] = {}  # log offsets: from, to
+        between two offsets, or raises KourouError; ``on_damaged`` is told what it could not mend at once. ``known``: what
+        was found damaged before."""
+        self._damaged: dict[int, int] = dict(known[:DAMAGED_MAX])  # log offsets: from, to
         self._store = store
         self._executor = executor
         self._clock = clock

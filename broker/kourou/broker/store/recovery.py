@@ -48,6 +48,7 @@ class Recovered:
     snapshot_offset: int
     frames_replayed: int
     bytes_cut: int
+    folded_from: int  # the state knows what is below from elsewhere
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def open_store(
     elif opener.epochs.entries != opener.epochs_saved:
         opener.epochs.save(files)  # the next opening may begin behind the frame that told of it
     store.note_synced(store.sync())  # frames that kill -9 left in the page cache are about to be served
-    return Recovered(store, store.snapshot_offset, opener.replayed, opener.bytes_cut)
+    return Recovered(store, store.snapshot_offset, opener.replayed, opener.bytes_cut, opener.replay_from)
 
 
 def _sweep(files: Files, log: CommitLog, notice: Notice) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a slave's disk has damaged in the sealed part of its log, fetched from its master and written over it.
+"""What a slave's disk has damaged in its log, fetched from its master and written over it.
 
 The master has the very same bytes: frames are checked as they are when they arrive in the stream, and have to fill the
 damaged range exactly. Writing them in place needs no care for a crash: what is half written is damaged, as it was before.
@@ -19,7 +19,7 @@ Ask = Callable[[int, int], Awaitable[memoryview]]  # whole frames of the master'
 
 
 async def refetch(store: Store, start: int, end: int, *, ask: Ask, executor: Executor) -> None:
-    """Make the log whole from ``start`` to ``end``, which are frames' starts or the end of a sealed segment.
+    """Make the log whole from ``start`` to ``end``, which are frames' starts, or where a segment ends or should have ended.
 
     Raises KourouError; what was written till then is right.
     """
@@ -29,12 +29,19 @@ async def refetch(store: Store, start: int, end: int, *, ask: Ask, executor: Exe
         check_frames(data, at, epoch_min=0, epoch_max=store.epochs.latest)
         if not 0 < len(data) <= end - at:
             raise DamagedLog(f"{len(data)} bytes are there for the log from {at} to {end}")
-        file, place = store.log.locate(at)
-        if at >= store.log.bases[-1] or place + len(data) > file.size:
-            raise DamagedLog(f"the segment of the log offset {at} has lost its end")
+        file, place = _room(store, at, len(data))
         await asyncio.get_running_loop().run_in_executor(executor, _write, file, place, data)
         at += len(data)
     store.mended(start, end)
+
+
+def _room(store: Store, offset: int, size: int) -> tuple[File, int]:
+    """Where it belongs: within its segment, over what is there or right behind it."""
+    log = store.log
+    base = max((base for base in log.bases if base <= offset), default=None)
+    if base is None or offset + size > log.segment_end(base) or offset - base > log.file(base).size:
+        raise DamagedLog(f"the log from {offset} to {offset + size} is in no segment")
+    return log.file(base), offset - base
 
 
 def _write(file: File, place: int, data: memoryview) -> None:

@@ -111,7 +111,7 @@ class World:
             return [
                 *KOUROU, "broker", "--name", group, "--broker-id", str(member), "--data", str(data), "--host", host.address,
                 "--nameserver", self.nameserver_addresses(9877), "--failover", "etcd", "--etcd", self.etcd_addresses,
-                "--ack", "all", "--min-isr", "2", "--flush", self.settings.flush,
+                "--ack", "all", "--min-isr", "2", "--flush", self.settings.flush, "--segment-bytes", "512KiB",
                 "--transaction-check-after-s", "3", "--transaction-check-every-s", "3",
             ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from kourou.broker.machines.coordination import Put, Txn, Value
+from kourou.broker.machines.coordination import Delete, Put, Txn, Value
 from kourou.broker.machines.election import (
     AskPledges,
     Candidate,
@@ -34,7 +34,7 @@ from kourou.broker.machines.election import (
     Transact,
     Wait,
 )
-from kourou.broker.machines.electionstate import GroupState, Keys, state_of
+from kourou.broker.machines.electionstate import GroupState, Hint, Keys, state_of
 from kourou.broker.machines.elector import Elector
 from kourou.broker.store.incarnation import Incarnations
 from tests.sim.coordination import Truth
@@ -49,6 +49,7 @@ KEYS = Keys("sim", "group")
 CALL_MS = 400
 TICK_MS = 20
 PROBE_MS = 20
+HINT_MS, HINT_LASTS_MS = 3_000, 10_000
 DRAIN_MS, DRAIN_PAUSE_MS = 2_000, 10
 
 
@@ -108,6 +109,22 @@ class Etcd:
         self.truth.transact(txn)
         self._tell(tuple(self.truth.written[written:]))
 
+    def hint(self, replica: int, data: bytes) -> None:
+        """Without chance: what is said only for order among candidates changes no other event."""
+        if self.away or self._network.is_cut(replica, CLIENTS):
+            return
+        key = KEYS.live(replica)
+        self._write_hint(Txn((), (Put(key, data),)))
+        mod = self.truth.values[key].mod
+        self._timeline.after_ms(HINT_LASTS_MS, lambda: self._write_hint(Txn(((key, mod),), (Delete(key),))))
+
+    def _write_hint(self, txn: Txn) -> None:
+        written = len(self.truth.written)
+        self.truth.transact(txn)
+        for replica, show in self._watchers.items():
+            if not self._network.is_cut(CLIENTS, replica):
+                self._timeline.after_ms(1, partial(show, tuple(self.truth.written[written:])))
+
     def _tell(self, values: tuple[Value, ...]) -> None:
         for replica, show in self._watchers.items():
             for _ in range(self._random.choice((0, 1, 1, 1, 1, 1, 2))):
@@ -145,6 +162,7 @@ class Electing:
         self.elector = Elector(me, KEYS, options, rng=process.random)
         etcd.watch(process.replica, self._show)
         self._tick()
+        self._hint()
 
     def now_ms(self) -> int:
         return self.process.clock.monotonic_ms()
@@ -158,6 +176,12 @@ class Electing:
     def _shown(self, values: tuple[Value, ...]) -> None:
         self.elector.changed(values, now_ms=self.now_ms())
         self.perform()
+
+    def _hint(self) -> None:
+        self.process.whenever_later(HINT_MS, self._hint)
+        store, able = self.process.store, self.elector.able(self.now_ms())
+        hint = Hint(store.epoch, store.end_offset, able, self.elector.phase.value, {})
+        self._etcd.hint(self.process.replica, hint.encode())
 
     def _tick(self) -> None:
         self.process.whenever_later(TICK_MS, self._tick)

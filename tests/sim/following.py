@@ -80,7 +80,7 @@ class Following:
         process.later(ASK_MS, lambda: self._too_long(link))
 
     def _too_long(self, link: Link) -> None:
-        if self.link is link and not self.machine.streaming and not self.machine.over:
+        if self.link is link and not self.machine.streaming and (self._facts is not None or not self.machine.over):
             self._give_up()
 
     def received(self, link: Link, message: object) -> None:
@@ -118,13 +118,19 @@ class Following:
         self.process.network.close(link, self.process.replica)
         if self.process.electing is not None and self._target is not None:
             self.process.electing.link_ended(self._target)
-        if self._facts is not None and self.machine.over:
-            self._facts = None
-            self.machine.copy_failed()
+        if self._no_copy():
             self._wait_ms = 50.0
             self.process.later(self._wait_ms, self._dial)
         self.machine.lost(link.number)
         self._perform()
+
+    def _no_copy(self) -> bool:
+        """A copy that was asked for does not come any more."""
+        if self._facts is None or not self.machine.over:
+            return False
+        self._facts = None
+        self.machine.copy_failed()
+        return True
 
     def promoted(self, epoch: int) -> None:
         self.machine.promoted(epoch)
@@ -139,6 +145,7 @@ class Following:
         """Nothing is acknowledged from now on."""
         link = self.link
         self.close()
+        self._no_copy()
         if link is not None:
             self.machine.lost(link.number)
             self._perform()
@@ -210,6 +217,7 @@ class Following:
     def _take_copy(self, session: int, data: bytes) -> None:
         facts = self._facts
         if facts is not None:
+            self._facts = None
             self.process.note(f"takes a copy: log from {facts.start}, {facts.name}")
             delay_ms = 5 * self.process.random.random()
             self.process.later(delay_ms, lambda: self.process.reopen(anew=(facts, data)))

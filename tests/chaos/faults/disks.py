@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from tests.chaos.badhost import Ills
 from tests.chaos.broker import Broker
-from tests.chaos.faults.scene import Kind, Scene
+from tests.chaos.faults.scene import Kind, NotDone, Scene
 from tests.chaos.world import Unwell
 
 HOUR_S = 3600
 END_S = 20.0
+MENDED_S = 60.0  # its whole log is read till then
 
 
 async def slow_disk_master(scene: Scene) -> str:
@@ -100,6 +104,30 @@ async def old_disk(scene: Scene) -> str:
     return f"{broker.name} has its disk of {lasts:.1f} s before"
 
 
+async def rot_follower(scene: Scene) -> str:
+    """A byte of its log changes. It finds that out as it reads its log again, and has it from its master."""
+    follower = await scene.follower()
+    sealed = [path for path in sorted((follower.data / "log").glob("*.seg"))[:-1] if path.with_suffix(".idx").exists()]
+    if not sealed:
+        raise NotDone(f"{follower.name} has no sealed segment yet")
+    follower.process.kill()
+    path = scene.chance.choice(sealed)
+    at = scene.chance.randrange(path.stat().st_size)
+    with path.open("r+b") as file:
+        file.seek(at)
+        right = file.read(1)
+        file.seek(at)
+        file.write(bytes([right[0] ^ 1 << scene.chance.randrange(8)]))
+    await scene.hold(0, 3)
+    follower.process.start()
+    deadline = time.monotonic() + MENDED_S
+    while path.exists() and path.read_bytes()[at : at + 1] != right:
+        if time.monotonic() > deadline:
+            raise Unwell(f"{follower.name} has not mended {path.name} at {at} within {MENDED_S:.0f} s")
+        await asyncio.sleep(0.2)
+    return f"{follower.name}: a bit of {path.name} changed at {at}"
+
+
 async def _clock(broker: Broker, scene: Scene, ahead_s: int) -> str:
     broker.suffer(Ills(clock_s=ahead_s))
     return f"{broker.name}: the wall clock is {ahead_s:+} s off for {await scene.hold(3, 8):.1f} s"
@@ -126,6 +154,7 @@ KINDS = [
     Kind("wipe-master", wipe_master),
     Kind("wipe-follower", wipe_follower),
     Kind("old-disk", old_disk),
+    Kind("rot-follower", rot_follower),
     Kind("clock-follower", clock_of_follower, bad_host=True),
     Kind("clock-master-back", clock_of_master, bad_host=True),
 ]

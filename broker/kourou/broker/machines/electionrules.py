@@ -92,7 +92,7 @@ def right_of(replica: int, state: GroupState, *, live: Live, op: Operation | Non
     if op is not None and op.kind == "elect" and op.to == replica:
         return Right("an operator chose it", 0, True)
     if unclean:
-        return Right("unclean election is on", replica, True)
+        return Right("unclean election is on", sum(_is_before(r, replica, live) for r in live if r != replica), True)
     return None
 
 

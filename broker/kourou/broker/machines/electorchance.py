@@ -43,7 +43,9 @@ def chance(
     if free is not None and not (right.lossy and options.unclean):  # an unclean one waits for others, always
         others_first = lease is not None and lease.released and lease.to not in (None, replica)
         return Chance(view.lease_seen_ms + wait_ms + (options.successor_ms if others_first else 0), right, free)
-    leases = UNCLEAN_AFTER if right.lossy and options.unclean else 1
+    leases = (
+        UNCLEAN_AFTER * (1 + right.rank) if right.lossy and options.unclean else 1
+    )  # whoever has more may have come late
     at_ms = view.lease_seen_ms + leases * options.lease_ms + wait_ms
     evidence = f"the lease was not renewed for {leases * options.lease_ms} ms"
     if options.refusals and options.ack_all and not right.lossy and gone_ms is not None and gone_ms + wait_ms < at_ms:

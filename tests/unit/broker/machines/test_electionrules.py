@@ -12,6 +12,7 @@ from kourou.broker.machines.election import ElectionOptions
 from kourou.broker.machines.electionrules import changed, founded, is_free, right_of, taken_over, without
 from kourou.broker.machines.electionstate import (
     GroupState,
+    Hint,
     Lease,
     Operation,
     Replica,
@@ -140,6 +141,8 @@ def test_others_only_by_explicit_choice() -> None:
     unclean = right_of(2, found, live={}, op=None, unclean=True)
     assert unclean is not None
     assert unclean.lossy
+    hints = {1: Hint(5, 900, True, "", {}), 2: Hint(5, 100, True, "", {}), 3: Hint(5, 950, False, "", {})}
+    assert [right_of(r, found, live=hints, op=None, unclean=True).rank for r in (2, 3)] == [1, 2]  # type: ignore[union-attr]
 
 
 def test_when_nobody_leads() -> None:

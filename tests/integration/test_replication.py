@@ -437,6 +437,25 @@ async def test_a_promotion_that_nobody_confirmed_does_not_outlive_its_process(tm
         await made.same(0, 1, 2)
 
 
+async def test_a_promotion_that_came_to_nothing_is_made_again(tmp_path: Path) -> None:
+    """The slave was in sync when it was promoted, and has followed nobody since: no loss has to be accepted."""
+    with group(tmp_path, *ALL) as made:
+        await pair(made)
+        async with client_of(made) as client, client.producer(deadline_s=LIMIT_S) as producer:
+            await client.create_topic("t", queues=1)
+            await producer.send("t", b"0")
+            made.kill(0)
+            await made.promote(1)
+            made.kill(1)
+            await asyncio.to_thread(made.start, 1)
+            assert "promotion_was_not_confirmed" in made.members[1].output()
+            await made.promote(1)
+            await asyncio.to_thread(made.start, 0)
+            await made.in_sync(1, 0)
+            await producer.send("t", b"1")
+            assert await everything(client, "t", 2, group="g") == [b"0", b"1"]
+
+
 async def test_a_former_master_cuts_what_nobody_else_has(tmp_path: Path) -> None:
     """ack = local: the slave is stopped, the master stores more and dies; the promoted slave goes on without it, and the
     former master cuts that tail when it comes back."""

@@ -179,7 +179,7 @@ class Electing:
 
     def _hint(self) -> None:
         self.process.whenever_later(HINT_MS, self._hint)
-        store, able = self.process.store, self.elector.able(self.now_ms())
+        store, able = self.process.store, self.process.complete and self.elector.able(self.now_ms())
         hint = Hint(store.epoch, store.end_offset, able, self.elector.phase.value, {})
         self._etcd.hint(self.process.replica, hint.encode())
 

@@ -52,6 +52,7 @@ class Following:
             epoch=process.epoch,
             confirm=standing.confirm,
             promised=standing.promised,
+            copying=None if process.copy is None or process.complete else process.copy.epoch,
         )
         process.later(10 * process.random.random(), self._dial)
 
@@ -213,6 +214,10 @@ class Following:
             if item.prefix.log_offset >= self.apply_from:
                 process.state.recovered(item.prefix, item.header, item.sealed)
         self.machine.appended(batch)
+        if self.machine.copying is not None and store.end_offset >= self.apply_from:
+            self.machine.copying = None
+            process.seen("log: reaches up to its copy")
+            self._give_up()
 
     def _take_copy(self, session: int, data: bytes) -> None:
         facts = self._facts

@@ -83,6 +83,7 @@ class Process:
         self.sharing: Sharing | None = None
         self.leading: Leading | None = None
         self.following: Following | None = None
+        self.emptied = False  # it had a log, and threw it away
         self.anew = False  # its log was thrown away for a copy
         self.generation = 0  # of the opened directory
         self._later = later
@@ -133,6 +134,8 @@ class Process:
 
     @property
     def complete(self) -> bool:
+        if self.emptied and self.store.end_offset == 0:
+            return False
         return self.copy is None or self.store.end_offset >= self.copy.offset
 
     @property
@@ -245,10 +248,11 @@ class Process:
             self.anew = True
             self.seen("log: thrown away for a copy")
             fullcopy.erase(files)
-            fullcopy.begin(files, start=facts.start, history=facts.history, data=data)
+            fullcopy.begin(files, start=facts.start, history=facts.history, data=data, epoch=self.epoch)
             standing.note(epoch=standing.epoch, confirm=0, promised=0, role=SLAVE)
         elif cut_to is not None and not has_state_for(self.store, cut_to, self.copy):
             self.seen("log: emptied by a cut")
+            self.emptied = True
             fullcopy.erase(files)
             fullcopy.end(files)
         elif cut_to is not None:

@@ -114,7 +114,7 @@ class BrokerProcess(BrokerServer):
         standing, node = self.node.standing, self.node
         if standing.role != MASTER and not (standing.role == NONE and self.options.broker_id == 0):
             return False
-        if node.lacks and self.options.ack == "all" and self.options.min_isr > 1:
+        if node.lacks and self.options.ack == "all" and self.options.min_isr > 1 and not self.options.accept_loss:
             self.log.error(
                 "does_not_lead", reason="its log is damaged, and slaves have it whole: promote one that is in sync"
             )
@@ -183,7 +183,7 @@ class BrokerProcess(BrokerServer):
             on_copy=lambda facts, data: self._spawn(self._reopen(node, anew=(facts, data))),
             on_changed=self._registrar.changed,
         )
-        node.on_mended = lambda: self._spawn(self._reopen(node))
+        node.on_mended = lambda: self._spawn(self._reopen(node, mended=True))
         node.keep_member(self.tasks)
         self.tasks.every(10.0, "collect", gc_tame.collect)
         self._serve(refusing({**node.slave_handlers(), **self._members.table()}, self._not_master))
@@ -203,10 +203,12 @@ class BrokerProcess(BrokerServer):
         cut_to: int | None = None,
         anew: tuple[CopyFacts, bytes] | None = None,
         turned_away: bool = False,
+        mended: bool = False,
     ) -> None:
-        """Give up the role, and follow. ``turned_away``: whoever was connected is not served any more already."""
+        """Give up the role, and follow. ``turned_away``: whoever was connected is not served any more already. ``mended``: a
+        slave does it to make its state anew, unless it leads by now."""
         async with self._changing:
-            if self.node is not node or self._stopping:
+            if self.node is not node or self._stopping or (mended and node.slave is None):
                 return
             if not turned_away:
                 self._turn_away()
@@ -216,6 +218,7 @@ class BrokerProcess(BrokerServer):
             await self.tasks.stop()
             await node.leave(epoch=epoch, cut_to=cut_to, anew=anew)
             self.node = self.make_node()
+            self.node.emptied = node.emptied
             assert self._server is not None
             self.node.watch(self._server)
             self.node.open_storage()
@@ -231,7 +234,8 @@ class BrokerProcess(BrokerServer):
                 raise Fenced("this slave is still taking a copy of its master: its log does not reach its state yet")
             if self.node.lacks and not accept_loss:
                 raise Fenced("the log of this slave is damaged, and its state lacks what was there: promote another member")
-            if not slave.machine.in_sync and not accept_loss:
+            in_sync = slave.machine.in_sync or (self.node.was_in_sync and not slave.followed)
+            if not in_sync and not accept_loss:
                 raise Fenced(
                     "this slave is not known to have everything that was acknowledged: it was not in the sync state set "
                     "when its master last said. Promote another member, or accept the loss"

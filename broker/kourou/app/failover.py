@@ -128,9 +128,9 @@ class FailoverProcess(BrokerProcess):
                 election.slow(reason)
         if slowness.stuck and election is not None:
             election.slow("fdatasync does not come back")  # as long as it lasts: somebody who may do better may come yet
-        if self.node.lacks and election is not None and now_ms >= self._lacking_at_ms:
+        if election is not None and now_ms >= self._lacking_at_ms and (self.node.lacks or self.node.damaged):
             self._lacking_at_ms = now_ms + LACKING_MS
-            election.slow("its log is damaged, and its state lacks what was there")
+            election.slow("its log is damaged")
         master = self.node.master
         if master is not None and election is not None:
             short, followed = master.machine.short, bool(master.machine.sessions())

@@ -36,7 +36,7 @@ from kourou.broker.store.files import OsFiles
 from kourou.broker.store.fullcopy import Copy
 from kourou.broker.store.promotion import withdraw
 from kourou.broker.store.standing import MASTER, PROMOTED, SLAVE, StandingFile
-from kourou.core.errors import FlushFailed, NotConnected
+from kourou.core.errors import FlushFailed
 from kourou.core.wire import Code
 from kourou.runtime.tasks import Periodic
 from kourou.transport.server import Handler
@@ -51,6 +51,8 @@ class MemberNode(BrokerNode):
     on_let_go: Callable[[], None] = staticmethod(lambda: None)  # the process ends, and all is durable
     on_damaged: Callable[[str], None] = staticmethod(lambda reason: None)  # other members have the log whole
     on_mended: Callable[[], None] = staticmethod(lambda: None)  # the state is to be made anew from the log
+    was_in_sync = False  # it was promoted, which came to nothing
+    emptied = False  # it had a log, and threw it away
     lacks = False  # part of the log was damaged that the state should have been made of
     _scrubber: Scrubber | None = None
     copy: Copy | None = None  # of another member, which the log has to catch up with
@@ -59,6 +61,7 @@ class MemberNode(BrokerNode):
         super().open_storage()
         self.standing = StandingFile(self.store.files)
         if self.standing.role == PROMOTED:
+            self.was_in_sync = True  # and has followed nobody since
             self._log.warning("promotion_was_not_confirmed", epoch=self.standing.begun)
         if withdraw(self.store, self.standing):
             self.standing.close()
@@ -79,7 +82,9 @@ class MemberNode(BrokerNode):
 
     @property
     def complete(self) -> bool:
-        """Is the log behind all that is in the state?"""
+        """Is the log behind all that is in the state, and has it not just been thrown away?"""
+        if self.emptied and self.store.end_offset == 0:
+            return False
         return self.copy is None or self.store.end_offset >= self.copy.offset
 
     @property
@@ -152,17 +157,23 @@ class MemberNode(BrokerNode):
             standing.note(epoch=standing.epoch, confirm=confirm, promised=promised, role=PROMOTED, begun=epoch)
         else:
             standing.note(epoch=epoch, confirm=confirm, promised=promised, role=MASTER)
-        self.store.begin_epoch(epoch, store_ms=self.clock.wall_ms())
+        try:
+            self.store.begin_epoch(epoch, store_ms=self.clock.wall_ms())
+        except FlushFailed as failure:
+            self._on_failure(str(failure))
+            raise
         return confirm
 
     def _tell(self, master: MasterReplication) -> None:
         """Who is told of what comes of it."""
         master.moved = self.journal.moved
+        master.on_serving = self.note_standing
         master.on_damaged = self.on_damaged
 
     def build(self) -> None:
         self.note_standing()  # from here on there may be more in the log than the term's first frame
         super().build()
+        self.upkeep.held = self.lacks and self.options.ack == "all" and self.options.min_isr > 1  # others have it whole
         if self.master is not None:
             self.master.lease_ms = self.leases.wall_ms
         if self.options.slave_reads:
@@ -215,6 +226,7 @@ class MemberNode(BrokerNode):
             confirm=standing.confirm,
             promised=standing.promised,
             learner=options.learner,
+            copying=None if self.copy is None or self.complete else self.copy.epoch,
             address=address,
         )
         self.journal = self.new_journal(confirmed=machine.confirm)
@@ -248,7 +260,7 @@ class MemberNode(BrokerNode):
             self._scrubber = Scrubber(
                 self.store, executor=self._upkeep_pool, clock=self.clock, log=self._log,
                 every_ms=int(self.options.scrub_hours * 3_600_000), on_damaged=self._scrubbed_out,
-                mend=self._mend,
+                mend=self._mend if self.slave is not None else None,  # a master has nobody to fetch from
                 known=self.store.damaged,
             )  # fmt: skip
             tasks.every(STEP_S, "scrub", self._scrubber.step)
@@ -264,16 +276,19 @@ class MemberNode(BrokerNode):
             tasks.every(30.0, "timer files", self.slave.keep)
 
     async def _mend(self, start: int, end: int) -> None:
-        """Raises KourouError. A master has nobody to fetch from; once another one leads, it is a slave."""
-        if self.slave is None:
-            raise NotConnected("a master fetches nothing; let another member lead, and it is mended as a slave")
-        await self.slave.refetch(start, end, executor=self._upkeep_pool)
+        """Raises KourouError."""
+        assert self.slave is not None
+        try:
+            await self.slave.refetch(start, end, executor=self._upkeep_pool)
+        except FlushFailed as failure:
+            self.journal.fail(failure)
+            raise
         if self.lacks and not self._is_lacking():
             self.on_mended()
 
     def _scrubbed_out(self, reason: str) -> None:
-        """A master without others in sync goes on: there is nobody who could do better."""
-        if self.master is None or self.master.in_sync():
+        """A master without others in sync goes on: there is nobody who could do better. A slave mends itself."""
+        if self.master is not None and self.master.in_sync():
             self.on_damaged(f"its log is damaged: {reason}")
 
     @property
@@ -306,6 +321,8 @@ class MemberNode(BrokerNode):
             epoch, role = self.epoch, MASTER
             if standing.role == PROMOTED and not self.master.machine.serving:
                 epoch, role = standing.epoch, PROMOTED
+        elif standing.role == PROMOTED:
+            return  # its first frame could not be written
         elif self.slave is not None:
             machine = self.slave.machine
             confirm, promised, epoch, role = machine.confirm, machine.promised, max(self.epoch, machine.epoch), SLAVE
@@ -340,14 +357,17 @@ class MemberNode(BrokerNode):
         if anew is not None:
             facts, data = anew
             fullcopy.erase(files)
-            fullcopy.begin(files, start=facts.start, history=facts.history, data=data)
+            fullcopy.begin(files, start=facts.start, history=facts.history, data=data, epoch=self.epoch)
             standing.note(epoch=standing.epoch, confirm=0, promised=0, role=SLAVE)
         elif cut_to is not None and not has_state_for(self.store, cut_to, self.copy):
             self._log.warning("log_is_emptied", cut_to=cut_to, reason="every state that is there holds what is to be cut")
             fullcopy.erase(files)
             fullcopy.end(files)
+            self.emptied = True
         elif cut_to is not None:
             cut_back(self.store, cut_to)
+        elif self.lacks:
+            self.store.forget_indexes()
         self.let_go()
 
     async def close(self) -> None:

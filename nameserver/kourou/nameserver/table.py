@@ -77,7 +77,7 @@ class BrokerView:
     address: Endpoint
     master: bool
     heard_ms_ago: int
-    group_epoch: int  # the highest that a member of its group has claimed to lead, whether it is here or not
+    group_epoch: int  # the highest that a member of its group claims to lead, by what each said last, here or not
 
 
 class RouteTable:

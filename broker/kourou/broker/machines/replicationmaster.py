@@ -202,6 +202,8 @@ class ReplicationMaster:
             self._leave(hello.member.replica, "it came back with another disk")
         elif standing is not None and self.ack_all and (place is None or place < self.confirm):
             self._leave(hello.member.replica, "it came back without what it had acknowledged")
+        elif standing is not None and _is_empty(hello.log) and self.end > 0:
+            self._leave(hello.member.replica, "it came back with nothing")
         self.eligible.discard(hello.member.replica)  # until it has joined again
         if place is None or place < self.start or place < hello.log.start:
             self._copying[link] = hello.session

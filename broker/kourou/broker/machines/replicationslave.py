@@ -56,9 +56,12 @@ class ReplicationSlave:
         confirm: int,
         promised: int,
         learner: bool = False,
+        copying: int | None = None,
         address: str | None = None,
     ) -> None:
-        """``epoch``: the highest known; ``confirm``: the last C told; ``promised``: the last under ``ack = all``."""
+        """``epoch``: the highest known; ``confirm``: the last C told; ``promised``: the last under ``ack = all``.
+        ``copying``: the epoch in which a copy was begun with which the log has not caught up: this slave does not count, and
+        a master of another epoch may have another log below the copied state."""
         self.me = me
         self.phase = Phase.IDLE
         self.epoch = epoch
@@ -72,6 +75,7 @@ class ReplicationSlave:
         self.halted: str | None = None
         self._rng = rng
         self.learner = learner
+        self.copying = copying
         self._address = address
         self._link = -1
         self._session = 0
@@ -112,7 +116,8 @@ class ReplicationSlave:
         assert log.end == self.end, (log.end, self.end)
         self._link, self._session = link, self._rng.getrandbits(63)
         self.phase, self._heard_ms = Phase.GREETING, now_ms
-        self._send(Hello(self.me, self._session, self.epoch, log, self.confirm, self.learner, self._address))
+        learns = self.learner or self.copying is not None
+        self._send(Hello(self.me, self._session, self.epoch, log, self.confirm, learns, self._address))
 
     def lost(self, link: int) -> None:
         if link == self._link and self.phase is not Phase.OVER:
@@ -125,7 +130,10 @@ class ReplicationSlave:
             return
         self._heard_ms = now_ms
         place = welcome.truncate_to
-        if place > self.end:
+        if self.copying is not None and welcome.epoch != self.copying:
+            self.phase = Phase.OVER
+            self._effects.append(Truncate(0, f"its copy is of epoch {self.copying}, the master of {welcome.epoch}"))
+        elif place > self.end:
             self._close(f"it wants to go on at {place}; the log ends at {self.end}")
         elif place < self.promised:
             self._halt(
@@ -233,7 +241,7 @@ class ReplicationSlave:
 
     def _told(self, confirm: int) -> None:
         confirm = min(confirm, self.end)
-        if self._ack_all and confirm > self.promised:
+        if self._ack_all and confirm > self.promised and self.copying is None:
             self.promised = confirm
         if confirm > self.confirm:
             self.confirm = confirm

@@ -43,12 +43,12 @@ class Scrubber:
         log: Log,
         every_ms: int,
         on_damaged: Callable[[str], None],
-        mend: Callable[[int, int], Awaitable[None]],
+        mend: Callable[[int, int], Awaitable[None]] | None,
         known: Sequence[tuple[int, int]] = (),
     ) -> None:
         """``every_ms``: from the beginning of one reading of the log to that of the next. ``mend`` makes the log whole
-        between two offsets, or raises KourouError; ``on_damaged`` is told what it could not mend at once. ``known``: what
-        was found damaged before."""
+        between two offsets, or raises KourouError; None: nobody can. ``on_damaged`` is told what could not be mended at
+        once. ``known``: what was found damaged before."""
         self._damaged: dict[int, int] = dict(known[:DAMAGED_MAX])  # log offsets: from, to
         self._store = store
         self._executor = executor
@@ -95,7 +95,7 @@ class Scrubber:
     async def _mend_again(self) -> None:
         """What could not be mended when it was found."""
         now_ms = self._clock.monotonic_ms()
-        if not self._damaged or now_ms < self._mend_at_ms:
+        if self._mend is None or not self._damaged or now_ms < self._mend_at_ms:
             return
         self._mend_at_ms = now_ms + RETRY_MS
         for at, after in list(self._damaged.items()):
@@ -103,6 +103,8 @@ class Scrubber:
                 del self._damaged[at]
 
     async def _mended(self, start: int, end: int) -> bool:
+        if self._mend is None:
+            return False
         try:
             await self._mend(start, end)
         except KourouError as failure:

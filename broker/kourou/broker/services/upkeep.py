@@ -62,6 +62,7 @@ class Upkeep:
         self._snapshot_after_ms = 0
         self._changes_covered = 0  # of leases, by the newest snapshot; those that were read back at the start are not
         self.snapshots = 0
+        self.held = False  # the state is not what the log says, and will be made of it anew
         self.segments_sealed = 0
         self.segments_deleted = 0
 
@@ -110,6 +111,8 @@ class Upkeep:
 
     async def snapshot(self) -> None:
         """Write a snapshot of everything applied so far; what was captured stays as it was while the log goes on."""
+        if self.held:
+            return
         if not self._journal.settle():
             return
         offset = self._store.end_offset

@@ -99,10 +99,15 @@ def append_frames(store: Store, data: memoryview, frames: Sequence[ScannedFrame]
 
 
 def has_state_for(store: Store, offset: int, copied: Copy | None) -> bool:
-    """Once the log is cut here, is there a state to open it with: its very beginning, a snapshot, or what was copied?"""
+    """*Blocking*. Once the log is cut here, is there a state to open it with: its very beginning, a snapshot that is whole,
+    or what was copied? Snapshots that are not are put aside."""
     if copied is not None:
         return copied.offset <= offset
-    return store.min_offset == 0 or any(at <= offset for at in snapshot.list_offsets(store.files))
+    return store.min_offset == 0 or snapshot.load_newest(store.files, log_end=offset, notice=_unheard) is not None
+
+
+def _unheard(event: str, fields: dict[str, object]) -> None:
+    """The next opening says it again."""
 
 
 def cut_back(store: Store, offset: int) -> None:

@@ -32,6 +32,7 @@ class Copy:
     offset: int
     parts: snapshot.Parts
     index: bytes | None = None
+    epoch: int = 0  # of the master that gave it
 
 
 def erase(files: Files) -> None:
@@ -48,8 +49,9 @@ def erase(files: Files) -> None:
     files.sync_folder(".")
 
 
-def begin(files: Files, *, start: int, history: Sequence[tuple[int, int]], data: bytes) -> None:
-    """*Blocking*. After ``erase``: a log from ``start`` on, with the other's snapshot as its state. Raises DamagedLog."""
+def begin(files: Files, *, start: int, history: Sequence[tuple[int, int]], data: bytes, epoch: int) -> None:
+    """*Blocking*. After ``erase``: a log from ``start`` on, with the other's snapshot as its state; ``epoch`` is the
+    other's. Raises DamagedLog."""
     offset, _ = snapshot.decode(data, SNAPSHOT)
     if offset < start:
         raise DamagedLog(f"the snapshot at {offset} is older than the log, which starts at {start}")
@@ -59,7 +61,7 @@ def begin(files: Files, *, start: int, history: Sequence[tuple[int, int]], data:
     epochs.save(files)
     files.open(commitlog.segment_name(start)).close()
     files.sync_folder(commitlog.FOLDER)
-    files.write_atomic(NAME, [json.dumps({"erased": False, "offset": offset}).encode()])
+    files.write_atomic(NAME, [json.dumps({"erased": False, "offset": offset, "epoch": epoch}).encode()])
 
 
 def load(files: Files) -> Copy | None:
@@ -67,7 +69,8 @@ def load(files: Files) -> Copy | None:
     data = files.read_all(NAME)
     if data is None:
         return None
-    if json.loads(data)["erased"]:
+    marker = json.loads(data)
+    if marker["erased"]:
         erase(files)
         end(files)
         return None
@@ -75,7 +78,7 @@ def load(files: Files) -> Copy | None:
     if content is None:
         raise DamagedLog(f"{SNAPSHOT} is missing: empty the data directory to copy anew")
     offset, parts = snapshot.decode(content, SNAPSHOT)
-    return Copy(offset, parts, parts.pop(INDEX_PART, None))
+    return Copy(offset, parts, parts.pop(INDEX_PART, None), marker.get("epoch", 0))
 
 
 def end(files: Files) -> None:

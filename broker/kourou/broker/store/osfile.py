@@ -53,11 +53,15 @@ class OsFile:
         self.size = at
 
     def overwrite(self, offset: int, data: Buffer) -> None:
+        view, at = memoryview(data).cast("B"), offset
         try:
-            os.pwrite(self._fd, data, offset)
+            while len(view):
+                written = os.pwrite(self._fd, view, at)
+                view, at = view[written:], at + written
         except OSError as failure:
             raise translate(failure, f"write to {self._path.name}") from failure
-        self.size = max(self.size, offset + len(data))
+        if at > self.size:
+            self.size = at
 
     def _cut(self, size: int) -> None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from kourou.broker.store.copying import cut_back
 from kourou.broker.store.standing import MASTER, PROMOTED, SLAVE, StandingFile
-from kourou.broker.store.store import Store
+from kourou.broker.store.store import Store, epoch_frame_size
 
 
 def withdraw(store: Store, standing: StandingFile) -> bool:
@@ -20,7 +20,7 @@ def withdraw(store: Store, standing: StandingFile) -> bool:
         return False
     epoch, offset = store.epochs.entries[-1] if store.epochs.entries else (0, 0)
     began = epoch == standing.begun
-    if began and store.end_offset > offset + len(store.read_frame(offset)):
+    if began and store.end_offset > offset + epoch_frame_size(epoch):
         role, known = MASTER, epoch  # it has served: a newer slot of the file was lost
     else:
         role, known = SLAVE, standing.epoch

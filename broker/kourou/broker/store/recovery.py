@@ -294,7 +294,7 @@ class _Opener:
         self._notice("torn_tail_cut", {"log_offset": offset, "bytes": cut, "reason": reason})
 
     def _unreadable(self, start: int, end: int, reason: str) -> None:
-        if self.damaged and self.damaged[-1][1] >= start:  # also named as the end of its segment
-            start, end = self.damaged[-1][0], max(end, self.damaged.pop()[1])
-        self.damaged.append((start, end))
+        touching = [(a, b) for a, b in self.damaged if a <= end and start <= b]  # also named as the end of its segment
+        start, end = min([start, *(a for a, _ in touching)]), max([end, *(b for _, b in touching)])
+        self.damaged = sorted({*self.damaged, (start, end)} - {*touching} | {(start, end)})
         self._notice("log_damaged", {"from": start, "to": end, "reason": reason})

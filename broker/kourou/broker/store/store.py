@@ -28,7 +28,7 @@ from kourou.broker.store.openindex import NO_TIME
 from kourou.broker.store.reading import ReadPlan, make_plan, read_plan
 from kourou.broker.store.sealing import SealJob
 from kourou.core import frame
-from kourou.core.errors import DiskFull, FlushFailed, KourouError
+from kourou.core.errors import Busy, DiskFull, FlushFailed, KourouError
 from kourou.core.frame import PREFIX_SIZE, Buffer, Kind, Prefix
 
 __all__ = ["Appended", "CheckedFrame", "ReadPlan", "SealJob", "Store", "StoreConfig"]
@@ -91,6 +91,7 @@ class Store:
         self._failed: KourouError | None = None
         self.mending = Mending(files, log, index, notice=notice)
         self._to_seal: list[int] = index.sealing()
+        self._unindexed: set[int] = set()  # segments in which something was mended
         self._sealing: SealJob | None = None
 
     @property
@@ -254,7 +255,7 @@ class Store:
         """The first frame of a new epoch. Its place is noted in the ``epochs`` file, *blocking* a little."""
         assert epoch > self.epoch, (epoch, self.epoch)
         before, self.epoch = self.epoch, epoch
-        sealed = frame.seal(topic="", queue_id=0, records=[b'{"epoch":%d}' % epoch], born_ms=store_ms, kind=Kind.EPOCH)
+        sealed = _epoch_frame(epoch, store_ms)
         try:
             (placed,) = self.append([CheckedFrame.trusted(sealed)], store_ms=store_ms, client=False)
         except KourouError:
@@ -450,13 +451,38 @@ class Store:
         self.epochs.cut(self.end_offset)
         self._to_seal = [base for base in self._to_seal if base in self.index.sealing()]
 
+    def unindex(self, offset: int) -> None:
+        """*Blocking* a little. What is at a log offset is about to be mended: its segment's index may have been made without
+        it. Before a byte is written, so that whoever opens the log after a crash makes the index anew. Raises Busy."""
+        base = max((base for base in self.log.bases if base <= offset), default=None)
+        if base is None or base in self.index.sealing():
+            raise Busy(f"the index of the segment of log offset {offset} is being written")
+        self._unindexed.add(base)
+        self.forget_indexes()
+
+    def forget_indexes(self) -> None:
+        """*Blocking* a little. Of segments in which something was mended, unless they were made since."""
+        for base in self._unindexed:
+            self.files.remove(index_name(base))
+        self.files.sync_folder(FOLDER)
+
     def mended(self, start: int, end: int) -> None:
-        """This part of the log, within a sealed segment, is whole again."""
+        """This part of the log is whole again."""
         self.damaged = [(a, b) for a, b in self.damaged if a < start or b > end]
-        base = max(base for base in self.log.bases if base <= start)
-        self.mending.renew(base, f"the log from {start} to {end} was mended")
+        base = max((base for base in self.log.bases if base <= start), default=None)
+        if base is not None:  # else retention has taken it
+            self.mending.renew(base, f"the log from {start} to {end} was mended")
 
     def close(self) -> None:
         self.log.close()
         self._confirm.close()
         self.files.unlock()
+
+
+def _epoch_frame(epoch: int, store_ms: int) -> bytes:
+    return frame.seal(topic="", queue_id=0, records=[b'{"epoch":%d}' % epoch], born_ms=store_ms, kind=Kind.EPOCH)
+
+
+def epoch_frame_size(epoch: int) -> int:
+    """Bytes in the log."""
+    return PREFIX_SIZE + len(_epoch_frame(epoch, 0))

@@ -468,6 +468,49 @@ def test_a_shortage_degrades_where_that_is_wanted() -> None:
     assert (master.set_members(), master.degraded) == ((0, 1), False)
 
 
+@pytest.mark.parametrize("ack_all", [True, False])
+def test_a_member_that_comes_back_with_nothing_is_out_of_the_set(ack_all: bool) -> None:
+    log = log_of(100, (1, 0))
+    master = master_of(log, ack_all=ack_all)
+    join(master, 1, log)
+    assert set(master.members) == {1}
+    master.hello(2, hello_of(log_of(0), session=8, epoch=1), now_ms=1)
+    assert set(master.members) == set()
+
+
+def test_a_half_copy_learns_until_it_is_whole() -> None:
+    log = log_of(100, (1, 0))
+    slave = slave_of(log)
+    slave.copying = 1
+    slave.dialled(1, log, now_ms=0)
+    welcome(slave, 100)
+    hello, _ = sent(slave.take_effects())
+    assert isinstance(hello, Hello)
+    assert hello.learner
+    slave.pinged(1, Ping(hello.session, 1, 160, 100, (0,), ()), now_ms=1)
+    assert (slave.confirm, slave.promised) == (100, 0)
+    slave.copying = None
+    slave.lost(1)
+    slave.dialled(2, log, now_ms=2)
+    (hello,) = sent(slave.take_effects())
+    assert isinstance(hello, Hello)
+    assert not hello.learner
+
+
+def test_a_half_copy_of_another_master_is_thrown_away() -> None:
+    """Below the copied state this one's log may be another, which nothing else would tell: the slave's own ends before."""
+    log = log_of(100, (1, 0))
+    slave = slave_of(log)
+    slave.copying = 1
+    slave.dialled(1, log, now_ms=0)
+    slave.take_effects()
+    welcome(slave, 100, epoch=2)
+    (cut,) = slave.take_effects()
+    assert isinstance(cut, Truncate)
+    assert cut.offset == 0
+    assert slave.over
+
+
 def test_a_slave_streams() -> None:
     log = log_of(100, (1, 0))
     slave = slave_of(log)

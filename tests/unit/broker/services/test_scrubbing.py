@@ -33,6 +33,9 @@ class Scrubbed:
         ).store
         for sequence in range(1, 200):
             self.store.append([message(0, sequence, 300)], store_ms=START_MS)
+        while (job := self.store.take_seal_job()) is not None:
+            job.run()
+            self.store.finish_seal(job)
         self.clock, self.log, self.told = ManualClock(), Notes(), list[str]()
         self.pool = ThreadPoolExecutor(1)
         self.other: bytes | None = None  # a segment as somebody else has it

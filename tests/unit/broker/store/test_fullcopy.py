@@ -68,7 +68,7 @@ def begin(disk: SimDisk) -> tuple[Opened, int]:
     start = source.store.min_offset
     fullcopy.erase(target.files)
     history = [pair for pair in source.store.epochs.entries if pair[1] < start]
-    fullcopy.begin(target.files, start=start, history=history, data=data)
+    fullcopy.begin(target.files, start=start, history=history, data=data, epoch=3)
     target.store.close()
     return source, snapshot.decode(data, "it")[0]
 
@@ -159,4 +159,4 @@ def test_a_snapshot_older_than_the_log_is_refused() -> None:
     _, data = master()
     files = SimDisk().files()
     with pytest.raises(DamagedLog):
-        fullcopy.begin(files, start=1 << 30, history=[], data=data)
+        fullcopy.begin(files, start=1 << 30, history=[], data=data, epoch=3)

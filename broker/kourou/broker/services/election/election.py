@@ -239,7 +239,9 @@ class Election:
             self._hint_due.clear()
             log = self._roles.position()
             self._hinted = elector.phase
-            hint = Hint(log.epoch, log.end, elector.able(self.now_ms()), elector.phase.value, self._roles.load())
+            hint = Hint(
+                log.epoch, log.end, elector.able(self.now_ms()) and log.whole, elector.phase.value, self._roles.load()
+            )
             try:
                 await self._store.hint(key, hint.encode(), seconds=HINT_LASTS_S)
             except NotConnected:

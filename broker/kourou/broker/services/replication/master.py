@@ -41,7 +41,7 @@ from kourou.broker.store.copying import read_frames
 from kourou.broker.store.files import File
 from kourou.broker.store.store import Store
 from kourou.core.clock import Clock
-from kourou.core.errors import Busy, DamagedLog, KourouError, NotEnoughReplicas, NotMaster, ReplicaRefused
+from kourou.core.errors import Busy, DamagedLog, DiskFull, KourouError, NotEnoughReplicas, NotMaster, ReplicaRefused
 from kourou.core.wire import Code, encode_json
 
 TICK_S = 0.05
@@ -96,6 +96,7 @@ class MasterReplication:
         self.machine = machine
         self.serving = asyncio.Event()  # the term's first frame is confirmed
         self.moved: Callable[[], None] = lambda: None  # the journal is told so
+        self.on_serving: Callable[[], None] = lambda: None  # just before ``serving`` is set
         self.attach: Callable[[], None] = lambda: None  # a slave is here: the journal has to ask from now on
         self.lease_ms: Callable[[], int | None] = lambda: None  # known once there are shared groups to lease
         self.bytes_out = 0
@@ -281,8 +282,8 @@ class MasterReplication:
             case Send(number, message):
                 self._send(number, message)
             case Confirmed():
-                if self.machine.serving:
-                    self.serving.set()
+                if self.machine.serving and not self.serving.is_set():
+                    self._begin_serving()
                 if not self._confirming:
                     self.moved()
             case Close(number, reason):
@@ -296,6 +297,14 @@ class MasterReplication:
             case StepDown(epoch, reason):
                 self._log.warning("stepping_down", epoch=self.machine.epoch, higher=epoch, reason=reason)
                 self._on_step_down(epoch, reason)
+
+    def _begin_serving(self) -> None:
+        """It is noted before a slave is told of it: a term that others know to be confirmed is not taken back."""
+        try:
+            self.on_serving()
+        except DiskFull as failure:
+            self._log.warning("term_not_noted", epoch=self.machine.epoch, reason=str(failure))
+        self.serving.set()
 
     def _look_at_shortage(self) -> None:
         machine = self.machine

@@ -102,6 +102,7 @@ class SlaveReplication:
         self.machine = machine
         self.bytes_in = 0
         self.last_error: str | None = None
+        self.followed = False  # a master, at any time
         self.apply_from = 0  # what lies below is in the state already: it came as a copy
         self._store = store
         self._state = state
@@ -238,7 +239,7 @@ class SlaveReplication:
             self.machine.dialled(number, facts, now_ms=self._clock.monotonic_ms())
             await self._greet(number, link)
             if self.machine.streaming:
-                self.last_error = None
+                self.last_error, self.followed = None, True
                 self._log.info("following", epoch=self.machine.epoch, log_end=self.machine.end)
                 self._on_changed()
             await ended.wait()
@@ -378,6 +379,9 @@ class SlaveReplication:
         finally:
             self._applying = False
         self._journal.copied(arrived)
+        if self.machine.copying is not None and self._store.end_offset >= self.apply_from:
+            self.machine.copying = None
+            self._give_up("the copy is complete; the next session counts")
         return True
 
     async def _append_later(self, batch: Batch, data: memoryview, frames: list[ScannedFrame], missing: list[Named]) -> None:

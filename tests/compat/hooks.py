@@ -30,6 +30,11 @@ def carry_out(client: Client, words: list[str]) -> None:
         raise ValueError(f"a hook for {kind!r}?")
 
 
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 128  # suites run their tests side by side; a connect to a full queue fails with EAGAIN
+
+
 class Hooks:
     """Serves hooks for the server whose data plane is at the address, while it is open."""
 
@@ -48,8 +53,7 @@ class Hooks:
                 else:
                     self.wfile.write(b"ok")
 
-        self._server = socketserver.ThreadingUnixStreamServer(str(socket_path), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(str(socket_path), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="hooks", daemon=True)
         # Scripts without arguments of their own: the Node suite splits its command at blanks.
         self.environment: dict[str, str] = {}

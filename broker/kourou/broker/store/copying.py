@@ -100,14 +100,19 @@ def append_frames(store: Store, data: memoryview, frames: Sequence[ScannedFrame]
 
 def has_state_for(store: Store, offset: int, copied: Copy | None) -> bool:
     """*Blocking*. Once the log is cut here, is there a state to open it with: its very beginning, a snapshot that is whole,
-    or what was copied? Snapshots that are not are put aside."""
+    or what was copied?"""
     if copied is not None:
         return copied.offset <= offset
-    return store.min_offset == 0 or snapshot.load_newest(store.files, log_end=offset, notice=_unheard) is not None
+    return store.min_offset == 0 or any(at <= offset and _is_whole(store, at) for at in snapshot.list_offsets(store.files))
 
 
-def _unheard(event: str, fields: dict[str, object]) -> None:
-    """The next opening says it again."""
+def _is_whole(store: Store, at: int) -> bool:
+    name = snapshot.snapshot_name(at)
+    try:
+        snapshot.decode(store.files.read_all(name) or b"", name)
+    except DamagedLog:
+        return False
+    return True
 
 
 def cut_back(store: Store, offset: int) -> None:

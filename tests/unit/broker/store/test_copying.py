@@ -7,7 +7,9 @@ from random import Random
 import pytest
 
 from kourou.broker.store.commitlog import index_name, segment_name
-from kourou.broker.store.copying import append_frames, check_frames, cut_back, read_frames
+from kourou.broker.store.copying import append_frames, check_frames, cut_back, has_state_for, read_frames
+from kourou.broker.store.fullcopy import Copy
+from kourou.broker.store.snapshot import list_offsets, snapshot_name
 from kourou.broker.store.standing import MASTER, NAME, NONE, SLAVE, StandingFile
 from kourou.core.errors import Busy, DamagedLog, DiskFull
 from tests.sim.disk import SimDisk
@@ -161,3 +163,22 @@ def test_standing_is_remembered() -> None:
     disk.open(NAME).overwrite(512, b"x" * 20)  # torn: the other slot holds
     file = StandingFile(disk)
     assert (file.epoch, file.role) in ((3, MASTER), (1_000, SLAVE))
+
+
+def test_is_there_a_state_for_a_log_that_is_cut() -> None:
+    disk = SimDisk()
+    opened = filled(disk)
+    assert has_state_for(opened.store, 0, None)  # of nothing at all
+    opened.seal()
+    opened.snapshot(b"one")
+    place = opened.store.end_offset
+    opened.append(message(0, 100, 10))
+    opened.snapshot(b"two")
+    opened.store.drop_segment(opened.store.log.bases[0])
+    after = opened.store.end_offset
+    assert [has_state_for(opened.store, at, None) for at in (place - 1, place, after)] == [False, True, True]
+    assert has_state_for(opened.store, place, Copy(place, {}))
+    assert not has_state_for(opened.store, place - 1, Copy(place, {}))
+    disk.flip(snapshot_name(place), 40)
+    assert not has_state_for(opened.store, place, None)
+    assert sorted(list_offsets(opened.files)) == [place, after]  # nothing was put aside

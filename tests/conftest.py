@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # in a child that is about to be another program its threads must not come back
 settings.register_profile("kourou", deadline=None)  # a busy machine is no failure
 settings.load_profile("kourou")
 

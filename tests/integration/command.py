@@ -19,6 +19,9 @@ from tests.integration.node import environment
 COMMAND = (sys.executable, "-m", "kourou.cli")
 LIMIT_S = 60.0
 T = TypeVar("T")
+# Where the tests themselves run in the background, Ctrl-C would be ignored. A preexec_fn makes subprocess fork, and gRPC's
+# threads, which it starts again in the child, abort when their files are closed there.
+HEEDING_CTRL_C = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,12 @@ class Followed:
 
     def __init__(self, shell: Shell, arguments: tuple[str, ...]) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [sys.executable, "-S", "-c", HEEDING_CTRL_C, *COMMAND, *arguments],
             env=shell.env,
             cwd=shell.directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # where the tests themselves run in the background, Ctrl-C would be ignored
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def __enter__(self) -> Followed:

@@ -119,8 +119,8 @@ def set_has_all(world: World, host: Host) -> None:
         other = world.hosts[member]
         if member in world.lost and not world.has_session(leading, other):
             continue  # the master can't know yet
-        copied = other.process is not None and confirm < other.process.store.min_offset
-        if not copied and not other.has(confirm, world.truth.sums.get(confirm, -1)):
+        deleted = confirm < (other.process.store.min_offset if other.process is not None else other.known_start)
+        if not deleted and not other.has(confirm, world.truth.sums.get(confirm, -1)):
             raise Violation(f"8: {member} counts as in sync with {host.replica}, but lacks what is below C {confirm}")
 
 

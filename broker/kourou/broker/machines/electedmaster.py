@@ -71,9 +71,8 @@ class ElectedMaster(ReplicationMaster):
             del self.members[replica]
         for replica in self._decided - {self.me.replica} - set(self.members):
             self.members[replica] = Standing("", now_ms)
-        self._told = self._wanted()
-        if self._out:
-            self._want("some are to leave still")
+        self._told = self._decided  # a wish that was under way came to nothing, where this is not what was wished for
+        self._want("some are to leave still")
         if before != self._decided:
             self._effects.append(SetChanged(tuple(sorted(self._decided)), "decided"))
         self._move_confirm()

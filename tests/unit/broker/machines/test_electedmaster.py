@@ -168,3 +168,25 @@ def test_a_member_that_took_itself_out_is_not_waited_for() -> None:
     term.master.decided((0, 1), (), now_ms=0)
     assert term.master.confirm == 110
     assert term.master.set_members() == (0, 1)
+
+
+def test_a_wish_that_was_passed_over_is_said_again() -> None:
+    """Somebody else's change was seen while it was to be tried: those that are to leave are still in."""
+    term = Term(0, 1, 2)
+    for replica in (1, 2):
+        term.master.lost(term.join(replica))
+        term.master.gone(replica)
+    wanted = term.wanted()
+    assert wanted is not None
+    assert wanted.members == {0}
+    assert term.master.short
+    term.master.decided((0, 1, 2), (), now_ms=1)
+    again = term.wanted()
+    assert again is not None
+    assert again.members == {0}
+    term.master.decided((0,), (1, 2), now_ms=2)
+    assert term.wanted() is None
+    term.join(1, has=110)
+    back = term.wanted()
+    assert back is not None
+    assert back.members == {0, 1}

@@ -12,7 +12,8 @@ from tests.chaos.world import Unwell
 
 HOUR_S = 3600
 END_S = 20.0
-MENDED_S = 60.0  # its whole log is read till then
+NEAR = 8  # segments, from the log's beginning on, that are read within a minute also on a busy machine
+MENDED_S = 180.0
 
 
 async def slow_disk_master(scene: Scene) -> str:
@@ -111,7 +112,7 @@ async def rot_follower(scene: Scene) -> str:
     if not sealed:
         raise NotDone(f"{follower.name} has no sealed segment yet")
     follower.process.kill()
-    path = scene.chance.choice(sealed)
+    path = scene.chance.choice(sealed[:NEAR])
     at = scene.chance.randrange(path.stat().st_size)
     with path.open("r+b") as file:
         file.seek(at)

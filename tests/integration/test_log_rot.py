@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from kourou.broker.store.commitlog import segment_name
+from kourou.core.errors import BadRequest, ReplicaRefused
+from kourou.core.wire import Code
 from tests.integration.etcd import needs_etcd
 from tests.integration.test_failover import elected, settled, start
 from tests.integration.test_replication import ALL, Group, client_of, group, pair, stored
@@ -105,3 +107,20 @@ async def test_a_static_master_says_so_and_goes_on(tmp_path: Path) -> None:
         await made.in_sync(1, 2)
         assert await stored(made, 2, "t", 1) == BODIES
     assert '"whole_at": [1]' in made.members[0].output()
+
+
+async def test_nobody_without_a_session_is_lent_frames(tmp_path: Path) -> None:
+    """A master's log is for slaves that have had it; what is asked wrongly is refused by name, and the master goes on."""
+    with group(tmp_path, *ALL) as made:
+        await pair(made)
+        await fill(made)
+        end = (await made.status(0))["log"]["end"]
+        for asked, refused in (
+            ({}, BadRequest),
+            ({"session": 1, "start": 0, "end": end}, ReplicaRefused),
+            ({"session": 1, "start": end, "end": 0}, ReplicaRefused),
+            ({"session": 1, "start": "0", "end": 1 << 70}, BadRequest),
+        ):
+            with pytest.raises(refused):
+                await made.ask(0, Code.REPLICA_LOG, asked)
+        await made.in_sync(0, 1)

@@ -283,9 +283,8 @@ class Leading:
         except DamagedLog as failure:
             asked_by = next(s.member.replica for s in self.machine.sessions() if s.link == wanted.link)
             known = asked_by < MEMBERS  # a stranger may have claimed an end that is in the middle of a frame
-            if (
-                known and wanted.start >= store.min_offset and not self.process.rotten()
-            ):  # else what was deleted may be missing
+            deleted = wanted.start < store.min_offset
+            if known and not deleted and not self.process.rotten():
                 raise AssertionError(f"the master can't read its log at {wanted.start}") from failure
             self.machine.lost(wanted.link)
             self._hang_up(wanted.link)

@@ -190,10 +190,11 @@ class World:
             return True
         begun_by = self.hosts[replica]
         for host in self.hosts:
-            known = host.process.epoch if host.process is not None else 0
-            if (host.process is not None or host is not begun_by) and max(
-                [known, *(at for at, _ in host.epochs[-1:])]
-            ) >= epoch:
+            if host is begun_by and host.process is None:
+                continue
+            heard = host.process.epoch if host.process is not None else 0
+            has = host.epochs[-1][0] if host.epochs else 0
+            if max(heard, has) >= epoch:
                 return True
         return begun_by.process is None and begun_by.noted_role() == MASTER
 

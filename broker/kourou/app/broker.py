@@ -114,7 +114,7 @@ class BrokerProcess(BrokerServer):
         standing, node = self.node.standing, self.node
         if standing.role != MASTER and not (standing.role == NONE and self.options.broker_id == 0):
             return False
-        if node.lacks and self.options.ack == "all" and self.options.min_isr > 1 and not self.options.accept_loss:
+        if node.lacks and self.options.needs_others and not self.options.accept_loss:
             self.log.error(
                 "does_not_lead", reason="its log is damaged, and slaves have it whole: promote one that is in sync"
             )

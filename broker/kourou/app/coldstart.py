@@ -66,7 +66,7 @@ class ColdStart:
     async def recover(self) -> None:
         """Take the tail from a slave that has it. Raises NotEnoughReplicas when nobody does who should."""
         options = self._node.options
-        needed = options.ack == "all" and options.min_isr > 1
+        needed = options.needs_others
         seconds = WAIT_S if needed else PAUSE_S
         waited = 0.0
         while True:

@@ -118,7 +118,7 @@ class MemberNode(BrokerNode):
         """Begin an epoch and let slaves dial in. ``build`` the services when ``serving`` is set."""
         options, store = self.options, self.store
         epoch = next_epoch(max(self.epoch, self.standing.begun), replica=self.me.replica, promoted=promoted)
-        confirm = self.enter_term(epoch, promoted=promoted and options.ack == "all" and options.min_isr > 1)
+        confirm = self.enter_term(epoch, promoted=promoted and options.needs_others)
         if self.slave is not None:
             self.slave.promoted(epoch)
             self.slave = None
@@ -173,7 +173,7 @@ class MemberNode(BrokerNode):
     def build(self) -> None:
         self.note_standing()  # from here on there may be more in the log than the term's first frame
         super().build()
-        self.upkeep.held = self.lacks and self.options.ack == "all" and self.options.min_isr > 1  # others have it whole
+        self.upkeep.held = self.lacks and self.options.needs_others  # others have it whole
         if self.master is not None:
             self.master.lease_ms = self.leases.wall_ms
         if self.options.slave_reads:

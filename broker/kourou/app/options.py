@@ -127,6 +127,11 @@ class BrokerOptions:
         if self.official_advertised != "auto":
             parse_endpoint(self.official_advertised)
 
+    @property
+    def needs_others(self) -> bool:
+        """Is nothing acknowledged that this member alone has? ``min_isr`` above 1 is for ``ack`` all only."""
+        return self.min_isr > 1
+
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:

@@ -35,7 +35,9 @@ class Brokers:
         self.refusals = refusals
         self.asked = 0
         self.methods: list[str] = []
-        self.pause_s = 0.0
+        self.called = asyncio.Event()
+        self.answers = asyncio.Event()  # when it is set
+        self.answers.set()
 
     async def route(self, topic: str) -> RouteView:
         return RouteView(TopicRoute(topic, self.kind, 1, (BrokerRoute("a", 4, 1, None),)), {"a": None})
@@ -49,8 +51,8 @@ class Brokers:
     async def call(self, broker: str, method: str, data: bytes, info: CallInfo) -> list[bytes]:
         self.asked += 1
         self.methods.append(method)
-        if self.pause_s:
-            await asyncio.sleep(self.pause_s)
+        self.called.set()
+        await self.answers.wait()
         if self.asked <= self.refusals:
             raise NotConnected("between two masters")
         asked = service.TelemetryCommand.FromString(data).settings
@@ -90,18 +92,19 @@ async def test_where_none_answers_in_time_the_topic_decides(kind: TopicType, fif
 async def test_a_client_that_leaves_while_brokers_are_told_leaves_nothing() -> None:
     """They hear of its settings, then of its end; the gateway forgets it."""
     brokers = Brokers(TopicType.NORMAL, refusals=0)
-    brokers.pause_s = 1.0
+    brokers.answers.clear()
     gateway = RemoteGateway(brokers, clock=ManualClock(), log=Silent())
     telemetry = RemoteTelemetry(gateway, brokers, gateway.clients)
     asked = pb.Settings(client_type=pb.PRODUCER)
     asked.publishing.topics.add(name="t")
     accepting = asyncio.ensure_future(telemetry.accept("c", asked, FakeCall(), None))
-    await asyncio.sleep(0.5)
+    await brokers.called.wait()
     telemetry.goodbye(service.NotifyClientTerminationRequest().SerializeToString(), FakeCall())
     assert gateway.clients.find("c") is None
+    brokers.answers.set()
     await accepting
-    await asyncio.sleep(1.5)
+    await asyncio.gather(*gateway._tasks)
     assert brokers.methods == ["Settings", "NotifyClientTermination"]
     gateway.pass_to_brokers("c", "Heartbeat", b"", CallInfo.of(FakeCall()))
-    await asyncio.sleep(1.5)
+    await asyncio.gather(*gateway._tasks)
     assert brokers.methods == ["Settings", "NotifyClientTermination"]

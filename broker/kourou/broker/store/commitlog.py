@@ -81,6 +81,11 @@ class CommitLog:
         number = bisect_right(bases, base)
         return bases[number] if number < len(bases) else base + self._segments[base].size
 
+    def base_of(self, offset: int) -> int | None:
+        """The segment that a log offset is in, or behind; None before the first."""
+        number = bisect_right(self._bases, offset) - 1
+        return self._bases[number] if number >= 0 else None
+
     def file(self, base: int) -> File:
         return self._segments[base]
 

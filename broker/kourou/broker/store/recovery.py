@@ -296,5 +296,5 @@ class _Opener:
     def _unreadable(self, start: int, end: int, reason: str) -> None:
         touching = [(a, b) for a, b in self.damaged if a <= end and start <= b]  # also named as the end of its segment
         start, end = min([start, *(a for a, _ in touching)]), max([end, *(b for _, b in touching)])
-        self.damaged = sorted({*self.damaged, (start, end)} - {*touching} | {(start, end)})
+        self.damaged = sorted([*(known for known in self.damaged if known not in touching), (start, end)])
         self._notice("log_damaged", {"from": start, "to": end, "reason": reason})

@@ -454,22 +454,25 @@ class Store:
     def unindex(self, offset: int) -> None:
         """*Blocking* a little. What is at a log offset is about to be mended: its segment's index may have been made without
         it. Before a byte is written, so that whoever opens the log after a crash makes the index anew. Raises Busy."""
-        base = max((base for base in self.log.bases if base <= offset), default=None)
+        base = self.log.base_of(offset)
         if base is None or base in self.index.sealing():
             raise Busy(f"the index of the segment of log offset {offset} is being written")
         self._unindexed.add(base)
-        self.forget_indexes()
+        self._remove_indexes({base})
 
     def forget_indexes(self) -> None:
-        """*Blocking* a little. Of segments in which something was mended, unless they were made since."""
-        for base in self._unindexed:
+        """*Blocking* a little. Of all segments in which something was mended: the log is about to be opened anew."""
+        self._remove_indexes(self._unindexed)
+
+    def _remove_indexes(self, bases: set[int]) -> None:
+        for base in bases:
             self.files.remove(index_name(base))
         self.files.sync_folder(FOLDER)
 
     def mended(self, start: int, end: int) -> None:
         """This part of the log is whole again."""
         self.damaged = [(a, b) for a, b in self.damaged if a < start or b > end]
-        base = max((base for base in self.log.bases if base <= start), default=None)
+        base = self.log.base_of(start)
         if base is not None:  # else retention has taken it
             self.mending.renew(base, f"the log from {start} to {end} was mended")
 

@@ -43,7 +43,7 @@ async def refetch(store: Store, start: int, end: int, *, ask: Ask, executor: Exe
 def _room(store: Store, offset: int, size: int) -> tuple[File, int]:
     """Where it belongs: within its segment, over what is there or right behind it."""
     log = store.log
-    base = max((base for base in log.bases if base <= offset), default=None)
+    base = log.base_of(offset)
     if base is None or offset + size > log.segment_end(base) or offset - base > log.file(base).size:
         raise DamagedLog(f"the log from {offset} to {offset + size} is in no segment")
     return log.file(base), offset - base

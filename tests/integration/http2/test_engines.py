@@ -89,7 +89,7 @@ async def test_what_the_handler_sees(kind: str) -> None:
             assert call.authority == "localhost"
         remaining_s = call.remaining_s()
         assert remaining_s is not None
-        assert 0 < remaining_s <= 30
+        assert 0 < remaining_s < 31  # gRPC counts from a time it has read a little earlier, and rounds up
         await running.unary("echo", b"")
         assert running.handlers.calls[1].remaining_s() is None
 

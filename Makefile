@@ -12,6 +12,7 @@
 #   make sim       ten thousand simulated runs of a broker group, with faults (SEEDS=500: fewer), and bugs it has to find
 #   make chaos     real processes on hosts of their own, cut off, killed, with bad disks: FAULTS=200 SEED=… ARGS='--only ring'
 #   make chaos-docker    the cluster of deploy/docker-compose.yml, containers killed, paused, cut off (needs Docker): FAULTS=40
+#   make test-machine    deploy/vm/install.sh and the units on a Debian of their own, booted with systemd (needs root, debootstrap)
 #   make soak      these clients and our own for ten minutes, servers killed meanwhile (ARGS='--minutes 2': shorter)
 #   make clean     remove what was made (data directories stay)
 #
@@ -31,7 +32,7 @@ VENV_MADE := $(VENV)/.made
 SERVER_INSTALLED := $(VENV)/.server-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 
-.PHONY: run cluster test lint types format proto compat sim chaos chaos-docker soak bench bench-official bench-failover bench-timers bench-lite bench-inflight profile install clean
+.PHONY: run cluster test lint types format proto compat sim chaos chaos-docker test-machine soak bench bench-official bench-failover bench-timers bench-lite bench-inflight profile install clean
 .DEFAULT_GOAL := run
 
 run: $(SERVER_INSTALLED)
@@ -68,6 +69,9 @@ chaos: $(DEV_INSTALLED)
 
 chaos-docker: $(DEV_INSTALLED)
 	$(BIN)/python -m tests.docker.run $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin FAULTS)),--faults $(FAULTS)) $(ARGS)
+
+test-machine: $(DEV_INSTALLED)
+	$(BIN)/python -m tests.deploy.run $(ARGS)
 
 soak: $(DEV_INSTALLED)
 	$(BIN)/python -m tests.compat.soak.run $(ARGS)

@@ -35,6 +35,7 @@ class Process:
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         self.lines: list[str] = []
+        self._arguments = arguments
         self._fresh: queue.Queue[str | None] = queue.Queue()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kourou.cli", *arguments],
@@ -99,7 +100,9 @@ class Process:
         return status
 
     def _close(self) -> None:
+        """What it has said is shown when a test fails."""
         self._thread.join(10)
+        print(f"--- {' '.join(self._arguments)}\n{self.output()}")
         if self.process.stdout is not None:
             self.process.stdout.close()
 

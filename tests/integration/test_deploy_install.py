@@ -1,71 +1,40 @@
 """deploy/vm/install.sh in a root directory of Debian's: installed twice, the program runs, uninstalled, purged.
 
-It changes the directory that KOUROU_TEST_ROOTFS names, as root, and downloads packages; so nobody runs it by accident:
+It changes the directory that KOUROU_TEST_ROOTFS names, as root, and downloads packages; so nobody runs it by accident, but
+`make test-machine`, which makes such a directory, and:
 
-    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates,systemd bookworm ROOTFS
+    tests/deploy/make-rootfs.sh ROOTFS
     KOUROU_TEST_ROOTFS=ROOTFS python -m pytest tests/integration/test_deploy_install.py
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.node import ROOT
+from tests.deploy.machine import INSTALL, Machine
 
 ROOTFS = os.environ.get("KOUROU_TEST_ROOTFS", "")
-LIMIT_S = 600
 
 pytestmark = [
-    pytest.mark.skipif(not ROOTFS, reason="KOUROU_TEST_ROOTFS names no directory with a Debian (the test's docstring)"),
+    pytest.mark.skipif(not ROOTFS, reason="KOUROU_TEST_ROOTFS names no directory with a Debian (make test-machine)"),
     pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root"),
     pytest.mark.slow,
 ]
 
 
-class Machine:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.source = root / "kourou-source"
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        env = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "PIP_CERT": "/ca.crt"}
-        chroot = ["chroot", str(self.root), *command]
-        return subprocess.run(chroot, env=env, capture_output=True, text=True, timeout=LIMIT_S)
-
-    def install(self, *arguments: str) -> str:
-        done = self.run("/kourou-source/deploy/vm/install.sh", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def has(self, path: str) -> bool:
-        return os.path.lexists(self.root / path)
-
-
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    machine = Machine(Path(ROOTFS))
-    shutil.rmtree(machine.source, ignore_errors=True)
-    shutil.copytree(ROOT / "deploy", machine.source / "deploy")
-    shutil.copy("/etc/resolv.conf", machine.root / "etc/resolv.conf")
-    shutil.copy("/etc/ssl/certs/ca-certificates.crt", machine.root / "ca.crt")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(machine.source), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True, timeout=LIMIT_S)
-    yield machine
-    machine.install("--uninstall", "--purge")
-    shutil.rmtree(machine.source)
+    with Machine(Path(ROOTFS)).prepared() as prepared:
+        yield prepared
 
 
 def test_a_machine(machine: Machine) -> None:
-    (wheel,) = (f"/kourou-source/{path.name}" for path in machine.source.glob("*.whl"))
     roles = ("--role", "nameserver", "--role", "proxy", "--role", "broker=orders:1", "--role", "standalone")
-    where = ("--package", wheel, "--host", "10.0.0.21", "--nameservers", "10.0.0.11,10.0.0.12")
+    where = ("--package", machine.wheel, "--host", "10.0.0.21", "--nameservers", "10.0.0.11,10.0.0.12")
     first = machine.install(*where, *roles)
     assert "installed" in first
     wanted = machine.root / "etc/systemd/system/multi-user.target.wants"
@@ -102,7 +71,7 @@ def test_other_systems_are_refused(machine: Machine) -> None:
     release.unlink()  # a link into /usr/lib
     try:
         release.write_text('ID=fedora\nID_LIKE="rhel"\n')
-        refused = machine.run("/kourou-source/deploy/vm/install.sh", "--package", "x.whl")
+        refused = machine.run(INSTALL, "--package", "x.whl")
     finally:
         release.write_text(known)
     assert refused.returncode == 1

@@ -11,9 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kourou.broker.edge.etcd import Etcd, EtcdAccess
+from kourou.broker.machines.electionstate import Keys
 from kourou.core.errors import KourouError
+from kourou.core.route import parse_endpoint
+from kourou.core.wire import Code
 from tests.integration.etcd import EtcdCluster, needs_etcd
-from tests.integration.test_replication import LIMIT_S, Group, client_of, everything
+from tests.integration.test_replication import GROUP, LIMIT_S, Group, client_of, everything
 
 pytestmark = needs_etcd
 
@@ -127,6 +131,32 @@ async def test_switchover_and_stop_in_good_order(tmp_path: Path) -> None:
             assert "lease_released" in made.members[to].output()
             bodies = await everything(client, "t", 100, group="g1")
             assert sorted(bodies) == sorted(b"a%d" % number for number in range(100))
+
+
+async def test_a_switchover_that_another_member_forestalls_is_asked_for_again(tmp_path: Path) -> None:
+    """The member that is to lead is frozen when the lease is handed to it, so another one takes it."""
+    with elected(tmp_path) as (made, etcd):
+        master = await start(made, 0, 1, 2)
+        to, third = sorted({0, 1, 2} - {master})
+        connection = await made.connect(to)
+        store = Etcd(EtcdAccess((parse_endpoint(etcd.addresses),)), call_s=LIMIT_S)
+        keys = Keys("kourou", GROUP)
+        try:
+            made.freeze(master)
+            promoting = asyncio.create_task(connection.ask_json(Code.PROMOTE, {}, timeout_s=LIMIT_S))
+            async with asyncio.timeout(LIMIT_S):
+                while not any(value.key == keys.op for value in (await store.read(keys.prefix)).values):
+                    await asyncio.sleep(0.01)
+            made.freeze(to)
+            made.thaw(master)
+            await made.until(third, lambda facts: facts["role"] == "master")
+            made.thaw(to)
+            await promoting
+        finally:
+            connection.close()
+            await store.close()
+        assert await settled(made, 0, 1, 2) == to
+        assert (await made.status(to))["failover"]["epoch"] >= 3
 
 
 async def test_an_etcd_outage_does_not_stop_the_group(tmp_path: Path) -> None:

@@ -47,15 +47,45 @@ async def test_an_elected_master_lets_one_lead_that_has_it_whole(tmp_path: Path)
     assert '"event": "log_damaged"' in made.members[master].output()
 
 
+@needs_etcd
+async def test_a_mended_master_leads_again(tmp_path: Path) -> None:
+    """Once it has fetched what was damaged and has read all of its log."""
+    with elected(tmp_path, "--segment-bytes", "64KiB") as (made, _):
+        master = await start(made, 0, 1)
+        await fill_segments(made)
+        before = await made.same(0, 1)
+        log = made.data(master) / "log"
+        await made.until(master, lambda _: len(list(log.glob("*.idx"))) > 2)
+        first = min(log.glob("*.seg"))
+        whole = first.read_bytes()
+        change(first, 20_000)
+        await asyncio.to_thread(made.start, 2)  # a copy would be damaged
+        assert await settled(made, 1 - master, 2) == 1 - master
+        await made.until(master, lambda facts: facts["role"] == "slave" and facts["failover"]["barred"] is None)
+        assert first.read_bytes() == whole
+        await settled(made, 0, 1, 2)
+        await made.promote(master)
+        assert await settled(made, 0, 1, 2) == master
+        assert (await made.same(0, 1, 2))["digest"]["topics"] == before["digest"]["topics"]
+        assert len(await stored(made, 2, "t", 1)) == 40
+    output = made.members[master].output()
+    assert output.index('"event": "log_damaged"') < output.index('"event": "log_mended"')
+    assert output.index('"event": "log_mended"') < output.index('"event": "log_whole_again"')
+
+
+async def fill_segments(made: Group) -> None:
+    async with client_of(made) as client:
+        await client.create_topic("t", queues=1)
+        async with client.producer(deadline_s=60) as producer:
+            for number in range(40):
+                await producer.send("t", b"%03d" % number * 3_000)
+
+
 async def test_a_slave_mends_its_log_from_its_master(tmp_path: Path) -> None:
     """And makes its state anew, which lacked what was damaged; till then it is nobody to promote."""
     with group(tmp_path, *ALL, "--segment-bytes", "64KiB") as made:
         await pair(made)
-        async with client_of(made) as client:
-            await client.create_topic("t", queues=1)
-            async with client.producer(deadline_s=60) as producer:
-                for number in range(40):
-                    await producer.send("t", b"%03d" % number * 3_000)
+        await fill_segments(made)
         before = await made.same(0, 1)
         log = made.data(1) / "log"
         await made.until(1, lambda _: len(list(log.glob("*.idx"))) > 2)  # sealed: what is damaged there is no torn tail

@@ -148,10 +148,6 @@ def group(folder: Path, *options: str) -> Iterator[Group]:
     made = Group(folder, *options)
     try:
         yield made
-    except BaseException:
-        for broker_id, process in made.members.items():  # pytest shows it
-            print(f"member {broker_id}:\n{process.output()}")
-        raise
     finally:
         made.stop()
 

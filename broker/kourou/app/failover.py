@@ -71,6 +71,7 @@ class FailoverProcess(BrokerProcess):
         self._company = Company(lease_ms=int(options.lease_s * 1000))
         self._health = Periodic(log, on_bug=self.fail)
         self._looked_s = 0.0
+        self._doubtful = False  # the log was found damaged, and has not been read as a whole since
         self._lacking_at_ms = 0  # when it is said again
         super().__init__(options, log=log)
 
@@ -80,6 +81,7 @@ class FailoverProcess(BrokerProcess):
         node.leads = lambda: self._election is not None and self._election.leads()
         node.on_wanted = self._set_wanted
         node.on_damaged = self._log_damaged
+        node.on_whole = self._log_whole if self._doubtful else None
         return node
 
     # ---- start and stop
@@ -205,9 +207,16 @@ class FailoverProcess(BrokerProcess):
         self.log.info("listening_again", port=self.port)
 
     def _log_damaged(self, reason: str) -> None:
-        """It goes on as a slave, and never leads again before it is restarted."""
+        """It goes on as a slave, and may lead again when all of its log has been mended and read."""
+        self._doubtful = True
         if self._election is not None:
-            self._election.faulty(reason)
+            self._election.damaged(reason)
+
+    def _log_whole(self) -> None:
+        self._doubtful = False
+        self.log.info("log_whole_again")
+        if self._election is not None:
+            self._election.mended()
 
     def disk_failed(self, reason: str) -> None:
         if self._election is not None:
@@ -379,20 +388,24 @@ class FailoverProcess(BrokerProcess):
             self._election.master_refuses(target.epoch)
 
     async def _promote(self, accept_loss: bool, above: int) -> dict[str, Any]:
-        """Hand over to this member; or, where there is no master, make it one whatever it lacks."""
+        """Hand over to this member; or, where there is no master, make it one whatever it lacks. Where another member was
+        faster it is asked for again."""
         election = self._election
         if election is None:
             raise NotConnected("this broker has just begun")
         if self.node.master is not None:
             raise BadRequest(f"this broker is the master of epoch {self.node.epoch} already")
-        before = self.node.epoch
-        try:
-            await election.request("elect" if accept_loss else "switchover", self.options.broker_id)
-        except OutcomeUnknown as failure:
-            raise NotConnected(str(failure)) from None
+        before, asked = self.node.epoch, -1
         for _ in range(round(PROMOTE_S / PROMOTE_PAUSE_S)):
             if self.node.master is not None:
                 break
+            epoch, master = election.term()
+            if asked < 0 or (epoch > asked and master != self.options.broker_id and not accept_loss):
+                asked = epoch
+                try:
+                    await election.request("elect" if accept_loss else "switchover", self.options.broker_id)
+                except OutcomeUnknown as failure:
+                    raise NotConnected(str(failure)) from None
             await asyncio.sleep(PROMOTE_PAUSE_S)
         else:
             raise NotMaster(

@@ -27,6 +27,7 @@ from kourou.broker.machines.replicationslave import ReplicationSlave
 from kourou.broker.services.journal import Journal
 from kourou.broker.services.replication.master import MasterReplication
 from kourou.broker.services.replication.messages import CopyFacts
+from kourou.broker.services.replication.rot import is_whole
 from kourou.broker.services.replication.slave import Dial, SlaveReplication
 from kourou.broker.services.replication.tail import read_tail
 from kourou.broker.services.scrubbing import STEP_S, Scrubber
@@ -50,6 +51,7 @@ class MemberNode(BrokerNode):
     slave: SlaveReplication | None = None
     on_let_go: Callable[[], None] = staticmethod(lambda: None)  # the process ends, and all is durable
     on_damaged: Callable[[str], None] = staticmethod(lambda reason: None)  # other members have the log whole
+    on_whole: Callable[[], None] | None = None  # somebody waits for a slave to have read all of its log
     on_mended: Callable[[], None] = staticmethod(lambda: None)  # the state is to be made anew from the log
     was_in_sync = False  # it was promoted, which came to nothing
     emptied = False  # it had a log, and threw it away
@@ -261,6 +263,7 @@ class MemberNode(BrokerNode):
                 self.store, executor=self._upkeep_pool, clock=self.clock, log=self._log,
                 every_ms=int(self.options.scrub_hours * 3_600_000), on_damaged=self._scrubbed_out,
                 mend=self._mend if self.slave is not None else None,  # a master has nobody to fetch from
+                on_whole=self._read_the_rest if self.slave is not None and self.on_whole is not None else None,
                 known=self.store.damaged,
             )  # fmt: skip
             tasks.every(STEP_S, "scrub", self._scrubber.step)
@@ -285,6 +288,14 @@ class MemberNode(BrokerNode):
             raise
         if self.lacks and not self._is_lacking():
             self.on_mended()
+
+    async def _read_the_rest(self, start: int) -> None:
+        """What is sealed is whole. The open segment changes, so it is read at once."""
+        loop, store = asyncio.get_running_loop(), self.store
+        whole = await loop.run_in_executor(self._upkeep_pool, is_whole, store, start, store.end_offset)
+        if whole and self.on_whole is not None:
+            self.on_whole()
+            self.on_whole = None
 
     def _scrubbed_out(self, reason: str) -> None:
         """A master without others in sync goes on: there is nobody who could do better. A slave mends itself."""

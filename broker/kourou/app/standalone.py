@@ -32,7 +32,7 @@ class Standalone(BrokerServer):
         self.tasks.every(1.0, "heartbeat", self._heartbeat)
 
     def _report(self) -> None:
-        report = BrokerReport(
+        self._said = report = BrokerReport(
             self.options.name,
             self.options.broker_id,
             self.node.store.epoch,
@@ -48,8 +48,7 @@ class Standalone(BrokerServer):
         self._routes.push_changes()
 
     def _heartbeat(self) -> None:
-        now_ms = self.node.clock.monotonic_ms()
-        self._table.heard(self.options.name, self.options.broker_id, stream=STREAM, now_ms=now_ms)
+        self._table.heard(self._said, source=None, stream=STREAM, now_ms=self.node.clock.monotonic_ms())
         self._routes.push_changes()
 
 

@@ -72,6 +72,8 @@ def _election_troubles(name: str, member: dict[str, Any]) -> list[str]:
     found: list[str] = []
     if failover.get("halted"):
         found.append(f"{name} takes no part in elections: {failover['halted']}")
+    elif failover.get("barred"):
+        found.append(f"{name} does not lead: {failover['barred']}")
     if (failover.get("etcd_silent_ms") or 0) > SILENT_MS:
         found.append(f"{name} has not reached etcd for {failover['etcd_silent_ms'] / 1000:.0f} s")
     if member.get("role") == "master":

@@ -100,26 +100,24 @@ class RouteTable:
     # ---- facts
 
     def registered(self, report: BrokerReport, *, source: str | None, stream: int, now_ms: int) -> None:
-        """A broker's full report, at the start of a stream and after every change. A newer stream replaces an older.
+        """A broker's full report, at the start of a stream and after every change. A newer stream of a process replaces an
+        older one.
 
         Raises Fenced when the same broker is here with a higher epoch, or was heard of a moment ago at another address (two
         processes claim one identity), LimitExceeded when there are too many brokers. Both change nothing.
         """
         key = (report.broker, report.broker_id)
         old = self._brokers.get(key)
-        if old is not None and old.stream > stream and old.present:
+        elsewhere = old is not None and _place(old) != _place_of(report, source)
+        if old is not None and old.stream > stream and old.present and not elsewhere:
             return
         if old is not None and old.stream != stream and old.present and old.report.epoch > report.epoch:
             raise Fenced(
                 f"broker {report.broker} {report.broker_id} is registered with epoch {old.report.epoch}; "
                 f"this one has epoch {report.epoch}"
             )
-        elsewhere = old is not None and _place(old) != (source, report.advertised, report.port)
         if old is not None and old.stream != stream and old.claims and elsewhere:
-            raise Fenced(
-                f"broker {report.broker} {report.broker_id} is registered from another address, {old.source}, and was heard "
-                f"of {max(0, now_ms - old.heard_ms)} ms ago; it must be silent for {CLAIM_MS} ms before another may be it"
-            )
+            raise _taken(old, now_ms)
         if old is None and len(self._brokers) >= BROKERS_MAX:
             raise LimitExceeded(f"{len(self._brokers)} brokers are known; the limit is {BROKERS_MAX}")
         known = _Known(report, source, stream, now_ms, topics={topic.name: topic for topic in report.topics})
@@ -132,9 +130,13 @@ class RouteTable:
             self._touch_broker(report.broker)
         self._hold(key, old.topics if old is not None else {}, known.topics)
 
-    def heard(self, broker: str, broker_id: int, *, stream: int, now_ms: int) -> None:
-        known = self._brokers.get((broker, broker_id))
+    def heard(self, report: BrokerReport, *, source: str | None, stream: int, now_ms: int) -> None:
+        """A sign of life of who has reported this. Raises Fenced when another process has taken its place since."""
+        broker = report.broker
+        known = self._brokers.get((broker, report.broker_id))
         if known is None or self._streams.get(stream) is not known:
+            if known is not None and known.claims and _place(known) != _place_of(report, source):
+                raise _taken(known, now_ms)
             return
         known.heard_ms = now_ms
         if not (known.present and known.claims):
@@ -313,7 +315,18 @@ def _united(best: TopicDefinition, found: list[TopicDefinition]) -> TopicDefinit
 
 
 def _place(known: _Known) -> tuple[str | None, str, int]:
-    return known.source, known.report.advertised, known.report.port
+    return _place_of(known.report, known.source)
+
+
+def _place_of(report: BrokerReport, source: str | None) -> tuple[str | None, str, int]:
+    return source, report.advertised, report.port
+
+
+def _taken(known: _Known, now_ms: int) -> Fenced:
+    return Fenced(
+        f"broker {known.report.broker} {known.report.broker_id} is registered from another address, {known.source}, and was "
+        f"heard of {max(0, now_ms - known.heard_ms)} ms ago; it must be silent for {CLAIM_MS} ms before another may be it"
+    )
 
 
 def _identity(known: _Known) -> tuple[object, ...]:

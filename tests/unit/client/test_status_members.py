@@ -49,3 +49,10 @@ def test_troubles() -> None:
         "broker a 2 does not answer: refused",
     ]
     assert column(members.rows([silent]), "STATE") == ["does not answer"]
+
+
+def test_who_takes_no_part_in_elections() -> None:
+    halted = slave(1, failover={"halted": "etcd is another one", "barred": "fsync failed"})
+    assert members.troubles([master(), halted]) == ["broker a 1 takes no part in elections: etcd is another one"]
+    barred = slave(1, failover={"halted": None, "barred": "its log is damaged"})
+    assert members.troubles([master(), barred]) == ["broker a 1 does not lead: its log is damaged"]

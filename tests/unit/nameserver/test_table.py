@@ -27,6 +27,7 @@ class Cluster:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.table = RouteTable(cluster="kourou", auto_create=False)
+        self.said: dict[int, tuple[BrokerReport, str]] = {}  # by stream
 
     def register(
         self,
@@ -40,10 +41,12 @@ class Cluster:
         advertised: str = "auto",
     ) -> None:
         report = BrokerReport(broker, broker_id, epoch, master, advertised, 10911, "1", topics)
+        self.said[stream] = report, source
         self.table.registered(report, source=source, stream=stream, now_ms=self.now)
 
-    def heard(self, broker: str, *, stream: int, broker_id: int = 0) -> None:
-        self.table.heard(broker, broker_id, stream=stream, now_ms=self.now)
+    def heard(self, stream: int) -> None:
+        report, source = self.said[stream]
+        self.table.heard(report, source=source, stream=stream, now_ms=self.now)
 
     def closed(self, stream: int) -> None:
         self.table.closed(stream, now_ms=self.now)
@@ -85,7 +88,7 @@ def test_heartbeats_change_nothing(cluster: Cluster) -> None:
     version = cluster.table.version
     for _ in range(100):
         cluster.advance(1_000)
-        cluster.heard("b1", stream=1)
+        cluster.heard(stream=1)
     assert cluster.table.take_changed() == (set(), False)
     assert cluster.table.version == version
 
@@ -105,7 +108,7 @@ def test_silence_withdraws_the_claim_and_then_the_address(cluster: Cluster) -> N
     cluster.advance(ADDRESS_MS - CLAIM_MS)
     assert cluster.present() == []
     assert cluster.table.take_changed() == ({"orders"}, True)
-    cluster.heard("b1", stream=1)
+    cluster.heard(stream=1)
     assert cluster.masters() == {"b1": "10.0.0.5:10911"}
     assert cluster.table.take_changed() == ({"orders"}, True)
 
@@ -120,7 +123,7 @@ def test_a_closed_stream_withdraws_at_once_and_keeps_the_queues(cluster: Cluster
     route = cluster.table.route("orders", dialled=DIALLED)
     assert route is not None
     assert len(route.queues) == 8
-    cluster.heard("b1", stream=1)  # too late: the stream has ended
+    cluster.heard(stream=1)  # too late: the stream has ended
     assert cluster.masters()["b1"] is None
     cluster.closed(1)
     cluster.closed(99)
@@ -142,7 +145,7 @@ def test_the_end_of_an_old_stream_does_not_hurt_a_new_one(cluster: Cluster) -> N
     cluster.register("b1", topic("orders", ("b1", 4)), stream=2)
     cluster.table.take_changed()
     cluster.closed(1)
-    cluster.heard("b1", stream=1)
+    cluster.heard(stream=1)
     assert cluster.masters() == {"b1": "10.0.0.5:10911"}
     assert cluster.table.take_changed() == (set(), False)
     cluster.register("b1", stream=1)  # what was still in the old stream's pipe
@@ -177,7 +180,7 @@ def test_a_lower_epoch_never_replaces_a_higher_one(cluster: Cluster) -> None:
     cluster.register("b1", topic("orders", ("b1", 4)), stream=3, broker_id=0, epoch=5)
     assert cluster.masters() == {"b1": None}
     cluster.advance(CLAIM_MS - 1)
-    cluster.heard("b1", stream=3)
+    cluster.heard(stream=3)
     assert cluster.masters() == {"b1": None}
     cluster.register("b1", stream=4, broker_id=1, epoch=6, master=False, source="10.0.0.6")  # it came back as a slave
     assert cluster.masters() == {"b1": "10.0.0.5:10911"}
@@ -199,7 +202,7 @@ def test_a_remembered_epoch_is_forgotten_with_its_broker(cluster: Cluster) -> No
     cluster.register("b1", topic("orders", ("b1", 4)), stream=2, broker_id=0, epoch=5)
     for _ in range(FORGET_MS // 1_000 - 1):
         cluster.advance(1_000)
-        cluster.heard("b1", stream=2)
+        cluster.heard(stream=2)
     assert cluster.masters() == {"b1": None}
     cluster.table.take_changed()
     cluster.advance(1_000)
@@ -231,6 +234,22 @@ def test_two_processes_of_one_id(cluster: Cluster, epoch: int) -> None:
     cluster.advance(CLAIM_MS)
     cluster.register("b1", topic("orders", ("b1", 4)), stream=4, epoch=epoch, source="10.0.0.9")
     assert cluster.masters() == {"b1": "10.0.0.9:10911"}
+    with pytest.raises(Fenced, match=r"another address, 10\.0\.0\.9"):  # the first one was only frozen
+        cluster.heard(stream=3)
+    assert cluster.masters() == {"b1": "10.0.0.9:10911"}
+    cluster.closed(4)
+    cluster.heard(stream=3)  # it has to register anew
+    assert cluster.masters() == {"b1": None}
+
+
+def test_the_stream_that_was_opened_first_reports_second(cluster: Cluster) -> None:
+    """Of another process it is refused, of the same one it is old news."""
+    cluster.register("b1", topic("orders", ("b1", 4)), stream=5, epoch=1)
+    with pytest.raises(Fenced, match=r"another address, 10\.0\.0\.5"):
+        cluster.register("b1", stream=4, epoch=1, source="10.0.0.9")
+    cluster.register("b1", stream=3, epoch=1)
+    cluster.heard(stream=3)
+    assert cluster.masters() == {"b1": "10.0.0.5:10911"}
 
 
 def test_two_masters_of_one_epoch_are_shown_alike_by_all(cluster: Cluster) -> None:
@@ -319,7 +338,7 @@ def test_versions_rise_with_every_change(cluster: Cluster) -> None:
     assert rose()
     cluster.advance(CLAIM_MS)
     assert rose()
-    cluster.heard("b1", stream=1)
+    cluster.heard(stream=1)
     assert rose()
     cluster.closed(1)
     assert rose()
@@ -355,7 +374,7 @@ def test_the_table_agrees_with_a_plain_model() -> None:
             cluster.register(key[0], *held, stream=streams[key], broker_id=key[1], epoch=epochs[key])
         elif action < 0.6:
             if key in streams:
-                cluster.heard(key[0], stream=streams[key], broker_id=key[1])
+                cluster.heard(streams[key])
         elif action < 0.75:
             if key in streams:
                 cluster.closed(streams.pop(key))

@@ -55,6 +55,7 @@ from kourou.broker.machines.electorterm import SILENT_MS, Term
 from kourou.broker.machines.electortransactions import Transactions
 from kourou.broker.machines.electorview import ElectorView
 
+BLIND_MS = 1_500  # since etcd last did not answer; a follower asks it again every second and a bit
 QUIET_MS = 300  # after a renewal should have been seen: is etcd there?
 REFRESH_MS = 5_000  # all keys are read again: a watch may have missed something
 
@@ -230,8 +231,19 @@ class Elector:
             self._sets.propose(term, now_ms)
 
     def faulty(self, reason: str, *, now_ms: int) -> None:
-        """This replica can't be master any more: its disk fails, or it is too slow."""
+        """This replica can't be master any more: its disk fails."""
         self.readiness.bar(reason)
+        self._give_up(reason, now_ms)
+
+    def damaged(self, reason: str, *, now_ms: int) -> None:
+        """Its log is not what it was: it can't be master until ``mended``."""
+        self.readiness.damaged(reason)
+        self._give_up(reason, now_ms)
+
+    def mended(self) -> None:
+        self.readiness.mended()
+
+    def _give_up(self, reason: str, now_ms: int) -> None:
         if self.phase is Phase.MASTER and self.term is not None:
             self._release(self.term, None, reason, now_ms)
 
@@ -288,7 +300,7 @@ class Elector:
         state = self.view.state
         if self.phase is not Phase.FOLLOWER or state is None or state.epoch != epoch or self.options.unclean:
             return False
-        if self._calls.blind_ms > self.contact_ms and now_ms - self._calls.blind_ms < SILENT_MS:
+        if self._calls.blind_ms > self.contact_ms and now_ms - self._calls.blind_ms < BLIND_MS:
             self.readiness.pledge(now_ms)
             return True
         if now_ms - self.contact_ms > SILENT_MS:

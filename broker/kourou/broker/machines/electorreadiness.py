@@ -12,7 +12,8 @@ ALONE_MS = 10_000
 
 class Readiness:
     def __init__(self, replica: int, options: ElectionOptions, view: ElectorView) -> None:
-        self.barred: str | None = None  # why it does not campaign any more
+        self._barred: str | None = None  # why it does not campaign any more
+        self._damaged: str | None = None  # why it does not until its log is whole again
         self.pledged_ms = 0  # until then it does not campaign
         self._slow_until_ms = 0  # until then it campaigns only when nobody else does
         self._gone: int | None = None  # the epoch whose master's process has ended
@@ -20,6 +21,11 @@ class Readiness:
         self._replica = replica
         self._options = options
         self._view = view
+
+    @property
+    def barred(self) -> str | None:
+        """Why it does not campaign."""
+        return self._barred or self._damaged
 
     def fit(self, now_ms: int) -> bool:
         return self.barred is None and not self._options.learner and not self._is_slow(now_ms)
@@ -60,7 +66,14 @@ class Readiness:
 
     def bar(self, reason: str) -> None:
         """For good. The first reason stays."""
-        self.barred = self.barred or reason
+        self._barred = self._barred or reason
+
+    def damaged(self, reason: str) -> None:
+        """Until ``mended``."""
+        self._damaged = self._damaged or reason
+
+    def mended(self) -> None:
+        self._damaged = None
 
     def _is_slow(self, now_ms: int) -> bool:
         return now_ms < self._slow_until_ms

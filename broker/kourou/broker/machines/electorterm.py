@@ -7,7 +7,8 @@ No two clocks are compared; that they run at the same rate, within the margin, i
 for readers only: what is written is safe without any clock.
 
 While etcd can't be reached, pledges take the lease's place: every replica that could take over has promised, at some
-time after it was asked, not to campaign for D from then on. So until the time of asking + D - margin nobody does.
+time after it was asked, not to campaign for D from then on. So until the time of asking + D - margin nobody does. That
+holds also when etcd is back, and shows that of all tries to renew an old one has come through.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ class Term:
         if sent_ms is not None and sent_ms > self.renewed_ms:
             self.renewed_ms = sent_ms
             self._tries = {s: ms for s, ms in self._tries.items() if s >= seq}
-            self._pledges.clear()
 
     @property
     def lease_deadline_ms(self) -> int:

@@ -44,11 +44,13 @@ class Scrubber:
         every_ms: int,
         on_damaged: Callable[[str], None],
         mend: Callable[[int, int], Awaitable[None]] | None,
+        on_whole: Callable[[int], Awaitable[None]] | None = None,
         known: Sequence[tuple[int, int]] = (),
     ) -> None:
         """``every_ms``: from the beginning of one reading of the log to that of the next. ``mend`` makes the log whole
         between two offsets, or raises KourouError; None: nobody can. ``on_damaged`` is told what could not be mended at
-        once. ``known``: what was found damaged before."""
+        once, ``on_whole``, whenever all was read and no damage is left, where the part begins that is not sealed. ``known``:
+        what was found damaged before."""
         self._damaged: dict[int, int] = dict(known[:DAMAGED_MAX])  # log offsets: from, to
         self._store = store
         self._executor = executor
@@ -57,6 +59,7 @@ class Scrubber:
         self._every_ms = every_ms
         self._on_damaged = on_damaged
         self._mend = mend
+        self._on_whole = on_whole
         self._mend_at_ms = 0
         self._at = store.min_offset
         self._read = 0
@@ -76,6 +79,8 @@ class Scrubber:
             if self._read:
                 self._log.info("log_scrubbed", bytes=self._read, seconds=(now_ms - self._begun_ms) // 1000)
                 self._read = 0
+                if self._on_whole is not None and not self._damaged:
+                    await self._on_whole(end)
             if now_ms - self._begun_ms < self._every_ms:
                 return
             self._begun_ms, self._at = now_ms, store.min_offset

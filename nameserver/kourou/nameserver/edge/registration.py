@@ -40,17 +40,17 @@ class RegistrationService(nameserver_pb2_grpc.NameserverServicer):
             async for message in messages:
                 now_ms = self._clock.monotonic_ms()
                 kind = message.WhichOneof("content")
-                if kind == "report":
-                    try:
-                        report = self._take(message.report, report, source=source, stream=stream)
-                    except KourouError as failure:
-                        if isinstance(failure, Fenced):  # it is of this cluster: it may ask who has its name
-                            yield nameserver_pb2.NameserverMessage(nameserver=self._name, version=0)
-                        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
-                elif report is None:
+                if kind != "report" and report is None:
                     await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the first message must be a report")
-                else:  # a heartbeat, or a kind that is newer than this nameserver: both are signs of life
-                    self._table.heard(report.broker, report.broker_id, stream=stream, now_ms=now_ms)
+                try:
+                    if kind == "report":
+                        report = self._take(message.report, report, source=source, stream=stream)
+                    elif report is not None:  # a heartbeat, or a kind that is newer than this nameserver: signs of life
+                        self._table.heard(report, source=source, stream=stream, now_ms=now_ms)
+                except KourouError as failure:
+                    if isinstance(failure, Fenced):  # it is of this cluster: it may ask who has its name
+                        yield nameserver_pb2.NameserverMessage(nameserver=self._name, version=0)
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
                 self._changed()
                 yield nameserver_pb2.NameserverMessage(nameserver=self._name, version=self._table.version)
         finally:

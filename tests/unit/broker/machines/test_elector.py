@@ -29,6 +29,7 @@ from kourou.broker.machines.election import (
 )
 from kourou.broker.machines.electionstate import GroupState, Keys, Lease, Operation, Replica, lease_of, state_of
 from kourou.broker.machines.elector import Elector
+from kourou.broker.machines.electorterm import Term
 from tests.sim.coordination import Truth
 
 KEYS = Keys("c", "g")
@@ -732,6 +733,26 @@ def test_a_faulty_master_releases_and_never_tries_again() -> None:
     assert one.count(Lead) == 1
 
 
+def test_one_with_a_damaged_log_leads_again_when_it_is_mended() -> None:
+    one = master()
+    one.elector.damaged("its log is damaged", now_ms=one.now)
+    one.run(3 * D)
+    assert lease(one.truth).released
+    assert (one.phase, one.count(Lead)) == ("follower", 1)
+    one.elector.mended()
+    one.run(3 * D)
+    assert (one.phase, one.count(Lead)) == ("master", 2)
+
+
+def test_one_whose_disk_has_failed_does_not_lead_for_a_mended_log() -> None:
+    one = master()
+    one.elector.damaged("its log is damaged", now_ms=one.now)
+    one.elector.faulty("fsync failed", now_ms=one.now)
+    one.elector.mended()
+    one.run(3 * D)
+    assert (one.phase, one.count(Lead)) == ("follower", 1)
+
+
 # ---- pledges
 
 
@@ -749,6 +770,21 @@ def test_with_all_pledges_the_master_goes_on_without_etcd() -> None:
     assert one.phase == "master"
     one.run(D)  # the pledges end
     assert one.count(StepDown) == 1
+
+
+def test_a_renewal_that_etcd_carries_out_late_takes_no_pledge_away() -> None:
+    """etcd was frozen, and does what waited first: the lease there is seconds old. The pledges are not."""
+    options = ElectionOptions()
+    term = Term(5, seq=0, lease_mod=10, tries={0: 0}, options=options)
+    seqs = [term.sending(now_ms) for now_ms in range(500, 4_500, 500)]
+    for replica in (1, 2):
+        term.pledged(replica, asked_ms=4_000)
+    until = term.deadline_ms(frozenset({1, 2}))
+    assert until == 4_000 + options.lease_ms - options.margin_ms
+    term.committed(seqs[1], 11)
+    assert term.lease_deadline_ms == 1_000 + options.lease_ms - options.margin_ms
+    assert term.deadline_ms(frozenset({1, 2})) == until
+    assert term.deadline_ms(frozenset({1, 2, 3})) == term.lease_deadline_ms  # 3 has pledged nothing
 
 
 def test_one_pledge_of_two_is_none() -> None:

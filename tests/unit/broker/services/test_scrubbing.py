@@ -38,11 +38,15 @@ class Scrubbed:
             self.store.finish_seal(job)
         self.clock, self.log, self.told = ManualClock(), Notes(), list[str]()
         self.pool = ThreadPoolExecutor(1)
+        self.whole_to = list[int]()
         self.other: bytes | None = None  # a segment as somebody else has it
         self.scrubber = Scrubber(
             self.store, executor=self.pool, clock=self.clock, log=self.log, every_ms=HOUR_MS,
-            on_damaged=self.told.append, mend=self._mend,
+            on_damaged=self.told.append, on_whole=self._read, mend=self._mend,
         )  # fmt: skip
+
+    async def _read(self, end: int) -> None:
+        self.whole_to.append(end)
 
     async def _mend(self, start: int, end: int) -> None:
         base = self.store.log.bases[1]
@@ -69,6 +73,7 @@ async def test_a_whole_log() -> None:
     assert len(scrubbed.store.log.bases) > 2
     await scrubbed.read_all()
     assert (scrubbed.scrubber.damaged, scrubbed.told) == ([], [])
+    assert scrubbed.whole_to == [scrubbed.store.log.bases[-1]]
     await scrubbed.scrubber.step()  # nothing before an hour has passed
     assert scrubbed.log.events == ["log_scrubbed"]
     scrubbed.clock.advance(HOUR_MS)
@@ -88,6 +93,7 @@ async def test_rot_is_found_where_it_is_and_reported_once() -> None:
     scrubbed.clock.advance(HOUR_MS)
     await scrubbed.read_all()
     assert len(scrubbed.told) == 2
+    assert scrubbed.whole_to == []
     scrubbed.pool.shutdown()
 
 

@@ -150,6 +150,13 @@ class Election:
         self.elector.faulty(reason, now_ms=self.now_ms())
         self._perform()
 
+    def damaged(self, reason: str) -> None:
+        self.elector.damaged(reason, now_ms=self.now_ms())
+        self._perform()
+
+    def mended(self) -> None:
+        self.elector.mended()
+
     def asked_to_pledge(self, epoch: int) -> bool:
         pledged = self.elector.asked_to_pledge(epoch, now_ms=self.now_ms())
         self._perform()
@@ -160,12 +167,18 @@ class Election:
         wish = Operation(kind, to, f"{random.getrandbits(64):016x}")
         await self._store.transact(Txn((), (Put(self.keys.op, wish.encode()),)))
 
+    def term(self) -> tuple[int, int | None]:
+        """The group's epoch, and who leads it, as etcd has said."""
+        state = self.elector.view.state
+        return (0, None) if state is None else (state.epoch, state.master)
+
     def status(self) -> dict[str, Any]:
         elector, now = self.elector, self.now_ms()
         state, lease = elector.view.state, elector.view.lease
         return {
             "phase": elector.phase.value,
             "halted": elector.halted,
+            "barred": elector.readiness.barred,
             "epoch": state.epoch if state is not None else None,
             "master": state.master if state is not None else None,
             "sync_state_set": list(state.sss) if state is not None else [],

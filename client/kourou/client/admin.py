@@ -74,8 +74,7 @@ class Admin:
         return any(answer["deleted"] for answer in answers.values())
 
     async def topics(self) -> list[dict[str, Any]]:
-        connection = await self._cluster.nameserver()
-        answer = await connection.ask_json(Code.TOPIC_LIST, {}, timeout_s=self._cluster.timeout_s)
+        answer = await self._cluster.ask_nameserver(Code.TOPIC_LIST, {})
         return list(answer["topics"])
 
     async def describe_topic(self, name: str) -> dict[str, Any]:
@@ -277,8 +276,7 @@ class Admin:
 
     async def cluster(self) -> dict[str, Any]:
         """Brokers as the nameserver sees them."""
-        connection = await self._cluster.nameserver()
-        return await connection.ask_json(Code.CLUSTER, {}, timeout_s=self._cluster.timeout_s)
+        return await self._cluster.ask_nameserver(Code.CLUSTER, {})
 
     async def status(self) -> dict[str, dict[str, Any]]:
         """What each broker says about itself, by name; ``error`` where it can't be asked."""

@@ -12,9 +12,11 @@ import secrets
 import socket
 import zlib
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from kourou.client import fork
+from kourou.client.dialling import SILENCE, first_of
 from kourou.client.logic.routes import RouteTable
 from kourou.core import wire
 from kourou.core.backoff import Backoff
@@ -96,24 +98,33 @@ class Cluster:
         return connection
 
     async def _connect_nameserver(self) -> Connection:
-        failures: list[str] = []
-        for endpoint in self.rng.sample(self.servers, len(self.servers)):
-            connection: Connection | None = None
-            try:
-                connection = await self._connect(endpoint, {Code.ROUTE_CHANGED: self._route_changed})
-                answer = await connection.ask_json(
-                    Code.ROUTE, {"topics": list(self.routes), "watch": True}, timeout_s=self.timeout_s
-                )
-                self._take_routes(answer)
-            except KourouError as failure:
-                failures.append(str(failure))
-                if connection is not None:
-                    connection.close()
-                continue
-            self._nameserver = connection
-            self._auto_create = bool(answer.get("auto_create"))
-            return connection
-        raise NotConnected("; ".join(failures))
+        order = self.rng.sample(self.servers, len(self.servers))
+        self._nameserver = await first_of([partial(self._greet, endpoint) for endpoint in order], spawn=self.spawn)
+        return self._nameserver
+
+    async def _greet(self, endpoint: Endpoint) -> Connection:
+        silence = SILENCE if len(self.servers) > 1 else {}  # where there is no other one, haste is of no use
+        connection = await self._connect(endpoint, {Code.ROUTE_CHANGED: self._route_changed}, **silence)
+        try:
+            value = {"topics": list(self.routes), "watch": True}
+            await connection.ask_json(Code.ROUTE, value, timeout_s=self.timeout_s, arrived=self._routes_arrived)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def ask_nameserver(
+        self, code: int, value: object, *, arrived: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Ask for something that changes nothing: another nameserver, when the first one goes meanwhile."""
+        connection = await self.nameserver()
+        try:
+            return await connection.ask_json(code, value, timeout_s=self.timeout_s, arrived=arrived)
+        except (NotConnected, OutcomeUnknown):
+            if not connection.closed or self.closed:
+                raise
+        connection = await self.nameserver()
+        return await connection.ask_json(code, value, timeout_s=self.timeout_s, arrived=arrived)
 
     async def _keep(self) -> None:
         """Stay connected to some nameserver, so that changes are heard of."""
@@ -131,6 +142,10 @@ class Cluster:
 
     def _route_changed(self, message: WireMessage) -> None:
         self._take_routes(wire.decode_json(message.body, what="ROUTE_CHANGED"))
+
+    def _routes_arrived(self, answer: dict[str, Any]) -> None:
+        self._auto_create = bool(answer.get("auto_create", self._auto_create))
+        self._take_routes(answer)
 
     def _take_routes(self, answer: dict[str, Any]) -> None:
         self._table.take(answer)
@@ -208,10 +223,7 @@ class Cluster:
         return known
 
     async def _look_up(self, topic: str) -> None:
-        connection = await self.nameserver()
-        answer = await connection.ask_json(Code.ROUTE, {"topics": [topic], "watch": True}, timeout_s=self.timeout_s)
-        self._auto_create = bool(answer.get("auto_create"))
-        self._take_routes(answer)
+        await self.ask_nameserver(Code.ROUTE, {"topics": [topic], "watch": True}, arrived=self._routes_arrived)
 
     async def forget(self, topic: str) -> None:
         """The route proved wrong: ask again. A nameserver that is away leaves the old one in place."""
@@ -253,8 +265,7 @@ class Cluster:
 
     async def refresh_brokers(self) -> None:
         try:
-            connection = await self.nameserver()
-            self._take_routes(await connection.ask_json(Code.ROUTE, {"topics": []}, timeout_s=self.timeout_s))
+            await self.ask_nameserver(Code.ROUTE, {"topics": []}, arrived=self._routes_arrived)
         except NotConnected:
             if not self.masters:
                 raise
@@ -332,10 +343,10 @@ class Cluster:
             raise NotConnected(f"{endpoint} is broker {name}, not {broker}")
         return connection
 
-    async def _connect(self, endpoint: Endpoint, handlers: dict[int, Pushed]) -> Connection:
+    async def _connect(self, endpoint: Endpoint, handlers: dict[int, Pushed], **silence: float) -> Connection:
         if self.closed:
             raise NotConnected("the client is closed")
-        return await connect(endpoint, client_id=self.client_id, handlers=handlers, compressions=available())
+        return await connect(endpoint, client_id=self.client_id, handlers=handlers, compressions=available(), **silence)
 
     async def _dial(self, name: str, make: Callable[[], Any]) -> Connection:
         """One attempt at a time for each name; whoever comes meanwhile shares it."""

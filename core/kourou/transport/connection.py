@@ -19,7 +19,8 @@ Answered = Callable[[WireMessage | KourouError], None]
 Pushed = Callable[[WireMessage], None]
 
 CONNECT_TIMEOUT_S = 5.0
-PING_EVERY_S = 3.0
+PING_S = 3.0  # of silence, then an answer is asked for
+SILENT_S = 15.0  # then the other end is taken for dead
 WRITE_HIGH_BYTES = 1024 * 1024  # asyncio moves what is unsent to the front at each write: little should wait there
 _ANSWER, _ONE_WAY, _ERROR = int(Flag.ANSWER), int(Flag.ONE_WAY), int(Flag.ERROR)
 
@@ -45,6 +46,7 @@ class Connection(asyncio.BufferedProtocol):
         self._on_writable: list[Callable[[], None]] = []
         self._heard_at = self._sent_at = self._loop.time()
         self._pinger: asyncio.TimerHandle | None = None
+        self._ping_s, self._silent_s = PING_S, SILENT_S
         self._pid = os.getpid()
 
     # ---- asking
@@ -61,10 +63,17 @@ class Connection(asyncio.BufferedProtocol):
         return opaque
 
     async def ask(
-        self, code: int, *, header: bytes = b"", parts: Iterable[Part] = (), timeout_s: float = 10.0
+        self,
+        code: int,
+        *,
+        header: bytes = b"",
+        parts: Iterable[Part] = (),
+        timeout_s: float = 10.0,
+        arrived: Callable[[WireMessage], None] | None = None,
     ) -> WireMessage:
-        """Send a request and wait for the answer. Raises what the server answers, NotConnected, DeadlineExceeded when the
-        deadline had passed before, OutcomeUnknown when the answer did not come."""
+        """Send a request and wait for the answer; ``arrived`` is called with it before anything that came behind it is read.
+        Raises what the server answers, NotConnected, DeadlineExceeded when the deadline had passed before, OutcomeUnknown
+        when the answer did not come."""
         if timeout_s <= 0:
             raise DeadlineExceeded(f"the deadline passed before {Code(code).name} was sent to {self.endpoint}")
         future: asyncio.Future[WireMessage] = self._loop.create_future()
@@ -74,6 +83,12 @@ class Connection(asyncio.BufferedProtocol):
                 return
             if isinstance(result, KourouError):
                 future.set_exception(result)
+                return
+            try:
+                if arrived is not None:
+                    arrived(result)
+            except KourouError as failure:
+                future.set_exception(failure)
             else:
                 future.set_result(result)
 
@@ -86,9 +101,24 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._waiting.pop(opaque, None)
 
-    async def ask_json(self, code: int, value: object, *, timeout_s: float = 10.0) -> dict[str, Any]:
-        message = await self.ask(code, parts=(wire.encode_json(value),), timeout_s=timeout_s)
-        return wire.decode_json(message.body, what=f"answer to {Code(code).name}", bytes_max=WIRE_BYTES_MAX)
+    async def ask_json(
+        self,
+        code: int,
+        value: object,
+        *,
+        timeout_s: float = 10.0,
+        arrived: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        answer: dict[str, Any] = {}
+
+        def read(message: WireMessage) -> None:
+            nonlocal answer
+            answer = wire.decode_json(message.body, what=f"answer to {Code(code).name}", bytes_max=WIRE_BYTES_MAX)
+            if arrived is not None:
+                arrived(answer)
+
+        await self.ask(code, parts=(wire.encode_json(value),), timeout_s=timeout_s, arrived=read)
+        return answer
 
     def push(self, code: int, *, header: bytes = b"", parts: Iterable[Part] = ()) -> None:
         """Send a one-way message; nothing happens when the connection has ended."""
@@ -213,17 +243,24 @@ class Connection(asyncio.BufferedProtocol):
         for callback in callbacks:
             callback(self)
 
-    def start_pings(self) -> None:
-        self._pinger = self._loop.call_later(PING_EVERY_S, self._ping)
+    def start_pings(self, ping_s: float, silent_s: float) -> None:
+        self._ping_s, self._silent_s = ping_s, silent_s
+        self._next_ping()
 
-    def _ping(self) -> None:
+    def _next_ping(self) -> None:
+        self._pinger = self._loop.call_at(self._loop.time() + self._ping_s, self._ping, self._loop.time() + self._ping_s)
+
+    def _ping(self, due: float) -> None:
         now = self._loop.time()
-        if now - self._heard_at > 5 * PING_EVERY_S:
-            self.abort(f"nothing was heard for {5 * PING_EVERY_S:g} s")
+        quiet_s = now - self._heard_at
+        if now - due > self._ping_s / 2:
+            self._heard_at = now  # the loop was held up: what was said meanwhile has not been read yet
+        elif quiet_s > self._silent_s:
+            self.abort(f"nothing was heard for {self._silent_s:g} s")
             return
-        if now - self._sent_at >= PING_EVERY_S * 0.9 or now - self._heard_at >= PING_EVERY_S:
+        if max(quiet_s, now - self._sent_at) >= self._ping_s * 0.9:
             self.request(Code.PING, _ignore)
-        self._pinger = self._loop.call_later(PING_EVERY_S, self._ping)
+        self._next_ping()
 
 
 def _ignore(result: WireMessage | KourouError) -> None:
@@ -237,8 +274,11 @@ async def connect(
     handlers: Mapping[int, Pushed],
     compressions: tuple[str, ...] = ("zlib",),
     timeout_s: float = CONNECT_TIMEOUT_S,
+    ping_s: float = PING_S,
+    silent_s: float = SILENT_S,
 ) -> Connection:
-    """Dial and say HELLO. Raises NotConnected, with the reason, or what the server answers to HELLO."""
+    """Dial and say HELLO. ``ping_s``: of silence, after which an answer is asked for; ``silent_s``: after which the
+    connection is given up. Raises NotConnected, with the reason, or what the server answers to HELLO."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
@@ -266,5 +306,5 @@ async def connect(
     except (KourouError, asyncio.CancelledError):
         connection.abort("HELLO was refused, or nobody waits for its answer any more")
         raise
-    connection.start_pings()
+    connection.start_pings(ping_s, silent_s)
     return connection

@@ -29,6 +29,18 @@ async def cut_master_with_one_etcd(scene: Scene) -> str:
     return f"{master.name} with {etcd.name} cut off from the rest for {await scene.hold(3, 10):.1f} s"
 
 
+async def cut_machine(scene: Scene) -> str:
+    """A whole machine: a master, a member of etcd and a nameserver. It says nothing any more for longer than connections
+    are believed in; clients that asked this nameserver have to ask the other one by themselves."""
+    world, master = scene.world, await scene.master()
+    hosts = [master.host, scene.chance.choice(world.etcds).host, scene.chance.choice(world.nameservers).host]
+    rest = [host for host in world.network.hosts if host not in hosts]
+    for host in hosts:
+        host.cut_off_from(rest)
+    names = " and ".join(host.name for host in hosts[1:])
+    return f"{master.name} with {names} cut off from the rest for {await scene.hold(17, 20):.1f} s"
+
+
 async def cut_master_from_brokers(scene: Scene) -> str:
     """It reaches etcd, and clients reach it; yet it can't confirm anything."""
     master = await scene.master()
@@ -113,6 +125,7 @@ KINDS = [
     Kind("cut-master", cut_master),
     Kind("cut-follower", cut_follower),
     Kind("cut-master-with-one-etcd", cut_master_with_one_etcd),
+    Kind("cut-machine", cut_machine),
     Kind("cut-master-from-group", cut_master_from_brokers, bound_s=30, stops=True),
     Kind("cut-master-from-etcd", cut_master_from_etcd),
     Kind("cut-group-from-etcd", cut_group_from_etcd),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 import pytest
 
@@ -136,9 +137,8 @@ async def test_a_goodbye_is_heeded() -> None:
 
 
 async def test_pings_and_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "PING_EVERY_S", 0.01)
     async with FakeServer() as server:
-        connection = await dial(server)
+        connection = await connect(parse_endpoint(server.address), client_id="me", handlers={}, ping_s=0.01, silent_s=0.05)
         await server.until(lambda: len(server.asked(Code.PING)) > 2)
         monkeypatch.setattr(server, "handle", lambda peer, message: None)
         async with asyncio.timeout(10):
@@ -146,6 +146,17 @@ async def test_pings_and_silence(monkeypatch: pytest.MonkeyPatch) -> None:
                 await asyncio.sleep(0.01)
         assert connection.reason is not None
         assert "nothing was heard" in connection.reason
+
+
+async def test_a_loop_that_was_held_up_has_not_heard_yet() -> None:
+    """What it did not read is no silence of the other end."""
+    async with FakeServer() as server:
+        connection = await connect(parse_endpoint(server.address), client_id="me", handlers={}, ping_s=0.02, silent_s=0.1)
+        pings = len(server.asked(Code.PING))
+        time.sleep(0.5)
+        await server.until(lambda: len(server.asked(Code.PING)) > pings + 2)
+        assert not connection.closed
+        connection.close()
 
 
 async def test_large_requests_wait_for_the_socket() -> None:

@@ -48,6 +48,23 @@ async def test_an_elected_master_lets_one_lead_that_has_it_whole(tmp_path: Path)
 
 
 @needs_etcd
+async def test_a_mended_master_with_one_segment_leads_again(tmp_path: Path) -> None:
+    """What is not sealed is read, too, also where nothing is read for its own sake. Until then it is not asked to lead."""
+    with elected(tmp_path, "--scrub-hours", "0") as (made, _):
+        master = await start(made, 0, 1)
+        await fill(made)
+        await made.same(0, 1)
+        rot(made, master)
+        await asyncio.to_thread(made.start, 2)
+        await made.until(1 - master, lambda facts: facts["role"] == "master")
+        await made.until(master, lambda facts: facts["role"] == "slave" and facts["failover"]["barred"] is None)
+        await settled(made, 0, 1, 2)
+        await made.promote(master)
+        assert await settled(made, 0, 1, 2) == master
+        assert await stored(made, master, "t", 1) == BODIES
+
+
+@needs_etcd
 async def test_a_mended_master_leads_again(tmp_path: Path) -> None:
     """Once it has fetched what was damaged and has read all of its log."""
     with elected(tmp_path, "--segment-bytes", "64KiB") as (made, _):

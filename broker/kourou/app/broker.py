@@ -49,8 +49,9 @@ class BrokerProcess(BrokerServer):
             raise BadRequest("a broker needs the address of at least one nameserver")
         super().__init__(options, log=log)
         self._registrar = Registrar(
-            options.nameservers, report=self._report, log=log, on_bug=self.fail, on_refused=self._refused
-        )
+            options.nameservers, report=self._report, log=log, on_bug=self.fail, on_refused=self._refused,
+            on_named=lambda: self._watch.servers_known(),
+        )  # fmt: skip
         self._watch = GroupWatch(options.name, servers=self._registrar.data_planes, on_change=self._group_changed)
         self._twins = Twins(options.name, options.broker_id, self._watch, log=log)
         self._changing = asyncio.Lock()

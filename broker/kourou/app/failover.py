@@ -33,7 +33,7 @@ from kourou.broker.services.replication.master import has_ended
 from kourou.broker.services.replication.slave import MasterLink
 from kourou.broker.store.incarnation import Incarnations
 from kourou.core import fields
-from kourou.core.errors import BadRequest, DamagedLog, KourouError, NotConnected, NotMaster, OutcomeUnknown
+from kourou.core.errors import BadRequest, DamagedLog, Fenced, KourouError, NotConnected, NotMaster, OutcomeUnknown
 from kourou.core.route import Endpoint, parse_endpoint
 from kourou.core.wire import Code, WireMessage
 from kourou.gateway import calls
@@ -50,6 +50,7 @@ DRAIN_S = 2.0
 DRAIN_PAUSE_S = 0.005
 LINGER_S = 0.1  # connections of those who have sent something to a master that has handed over
 PROMOTE_S = 20.0
+PROMOTE_TRIES = 3  # that others were faster than; each time costs clients a change of the master
 PROMOTE_PAUSE_S = 0.02
 PLEDGE_S = 0.4
 LACKING_MS = 10_000  # others lead if they can, for some time after each
@@ -388,29 +389,37 @@ class FailoverProcess(BrokerProcess):
             self._election.master_refuses(target.epoch)
 
     async def _promote(self, accept_loss: bool, above: int) -> dict[str, Any]:
-        """Hand over to this member; or, where there is no master, make it one whatever it lacks. Where another member was
-        faster it is asked for again."""
+        """Hand over to this member, as soon as it is in sync; or, where there is no master, make it one whatever it lacks.
+        Where another member was faster it is asked for again."""
         election = self._election
         if election is None:
             raise NotConnected("this broker has just begun")
         if self.node.master is not None:
             raise BadRequest(f"this broker is the master of epoch {self.node.epoch} already")
-        before, asked = self.node.epoch, -1
-        for _ in range(round(PROMOTE_S / PROMOTE_PAUSE_S)):
-            if self.node.master is not None:
-                break
-            epoch, master = election.term()
-            if asked < 0 or (epoch > asked and master != self.options.broker_id and not accept_loss):
-                asked = epoch
+        me, asked, unknown, tries = self.options.broker_id, -1, "", 0
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PROMOTE_S
+        while self.node.master is None and loop.time() < deadline:
+            epoch, master, in_sync = election.group()
+            due = asked < 0 if accept_loss else me in in_sync and epoch > asked and master != me
+            if due and tries < PROMOTE_TRIES:
+                if election.barred is not None:
+                    raise Fenced(f"this member does not lead: {election.barred}")
                 try:
-                    await election.request("elect" if accept_loss else "switchover", self.options.broker_id)
+                    await election.request("elect" if accept_loss else "switchover", me)
+                    asked, unknown, tries = epoch, "", tries + 1
                 except OutcomeUnknown as failure:
-                    raise NotConnected(str(failure)) from None
+                    unknown = str(failure)
             await asyncio.sleep(PROMOTE_PAUSE_S)
-        else:
+        if self.node.master is None:
+            if unknown:
+                raise NotConnected(unknown)
+            epoch, master, in_sync = election.group()
+            found = f"member {master} leads epoch {epoch}, in sync are {sorted(in_sync)}"
+            why = "it did not hand over" if me in in_sync else f"{me} can't lead before it is in sync"
             raise NotMaster(
-                f"no switchover within {PROMOTE_S:g} s; the epoch was {before}. A member that is not in sync is refused; "
-                f"where there is no master, --accept-loss makes this one the master when the last lease is over"
+                f"no switchover within {PROMOTE_S:g} s: {found}; {why}. Where there is no master, --accept-loss makes this "
+                f"member the master when the last lease is over"
             )
         return {"epoch": self.node.epoch, "log_offset": self.node.store.end_offset}
 

@@ -13,6 +13,8 @@ from kourou.core.errors import KourouError, NotConnected
 from kourou.core.route import Endpoint, parse_endpoint
 from kourou.core.wire import Code
 
+ASK_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class GroupMember:
@@ -41,14 +43,22 @@ class GroupWatch:
             self._cluster = Cluster(servers, client_id=f"broker-{self._group}-{secrets.token_hex(4)}")
             self._cluster.on_change(self._on_change)
         else:
-            self._cluster.servers = self._servers() or self._cluster.servers
+            self.servers_known()
         return self._cluster
+
+    def servers_known(self) -> None:
+        """Another nameserver has answered: it can stand in for the one that is watched."""
+        if self._cluster is not None and (servers := self._servers()):
+            self._cluster.now_known(servers)
 
     async def members(self) -> list[GroupMember]:
         """All that are registered. Raises KourouError when no nameserver answers."""
         cluster = await self.cluster()
-        connection = await cluster.nameserver()
-        answer = await connection.ask_json(Code.CLUSTER, {}, timeout_s=2.0)
+        try:
+            async with asyncio.timeout(ASK_S):
+                answer = await cluster.ask_nameserver(Code.CLUSTER, {})
+        except TimeoutError:
+            raise NotConnected(f"no nameserver answered within {ASK_S:g} s") from None
         found = [value for value in answer.get("brokers", ()) if value.get("broker") == self._group]
         return [
             GroupMember(

@@ -27,7 +27,6 @@ from kourou.broker.machines.replicationslave import ReplicationSlave
 from kourou.broker.services.journal import Journal
 from kourou.broker.services.replication.master import MasterReplication
 from kourou.broker.services.replication.messages import CopyFacts
-from kourou.broker.services.replication.rot import is_whole
 from kourou.broker.services.replication.slave import Dial, SlaveReplication
 from kourou.broker.services.replication.tail import read_tail
 from kourou.broker.services.scrubbing import STEP_S, Scrubber
@@ -43,6 +42,7 @@ from kourou.runtime.tasks import Periodic
 from kourou.transport.server import Handler
 
 MIB = 1024 * 1024
+NEVER_HOURS = 24 * 3650
 MEMORY_SHARE = 0.4  # of the machine's, that surely holds the log's end; RocketMQ's default too
 
 
@@ -258,13 +258,13 @@ class MemberNode(BrokerNode):
     def keep_member(self, tasks: Periodic) -> None:
         """What every member does, whatever its role."""
         tasks.every(1.0, "standing", self.note_standing)
-        if self.options.scrub_hours:
+        wanted = self.on_whole if self.slave is not None else None
+        if self.options.scrub_hours or wanted is not None:
             self._scrubber = Scrubber(
                 self.store, executor=self._upkeep_pool, clock=self.clock, log=self._log,
-                every_ms=int(self.options.scrub_hours * 3_600_000), on_damaged=self._scrubbed_out,
+                every_ms=int((self.options.scrub_hours or NEVER_HOURS) * 3_600_000), on_damaged=self._scrubbed_out,
                 mend=self._mend if self.slave is not None else None,  # a master has nobody to fetch from
-                on_whole=self._read_the_rest if self.slave is not None and self.on_whole is not None else None,
-                known=self.store.damaged,
+                on_whole=wanted, known=self.store.damaged,
             )  # fmt: skip
             tasks.every(STEP_S, "scrub", self._scrubber.step)
         if self.built:
@@ -288,14 +288,6 @@ class MemberNode(BrokerNode):
             raise
         if self.lacks and not self._is_lacking():
             self.on_mended()
-
-    async def _read_the_rest(self, start: int) -> None:
-        """What is sealed is whole. The open segment changes, so it is read at once."""
-        loop, store = asyncio.get_running_loop(), self.store
-        whole = await loop.run_in_executor(self._upkeep_pool, is_whole, store, start, store.end_offset)
-        if whole and self.on_whole is not None:
-            self.on_whole()
-            self.on_whole = None
 
     def _scrubbed_out(self, reason: str) -> None:
         """A master without others in sync goes on: there is nobody who could do better. A slave mends itself."""

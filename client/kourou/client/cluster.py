@@ -99,19 +99,38 @@ class Cluster:
 
     async def _connect_nameserver(self) -> Connection:
         order = self.rng.sample(self.servers, len(self.servers))
-        self._nameserver = await first_of([partial(self._greet, endpoint) for endpoint in order], spawn=self.spawn)
+        first: list[Endpoint] = []  # the one that has answered
+        self._nameserver = await first_of([partial(self._greet, endpoint, first) for endpoint in order], spawn=self.spawn)
         return self._nameserver
 
-    async def _greet(self, endpoint: Endpoint) -> Connection:
+    async def _greet(self, endpoint: Endpoint, first: list[Endpoint]) -> Connection:
+        """What one says counts, that is watched from then on. Raises KourouError."""
+
+        def arrived(answer: dict[str, Any]) -> None:
+            if first:
+                raise NotConnected(f"{first[0]} was faster")
+            self._routes_arrived(answer)
+            first.append(endpoint)
+
+        def pushed(message: WireMessage) -> None:
+            if first == [endpoint]:
+                self._route_changed(message)
+
         silence = SILENCE if len(self.servers) > 1 else {}  # where there is no other one, haste is of no use
-        connection = await self._connect(endpoint, {Code.ROUTE_CHANGED: self._route_changed}, **silence)
+        connection = await self._connect(endpoint, {Code.ROUTE_CHANGED: pushed}, **silence)
         try:
             value = {"topics": list(self.routes), "watch": True}
-            await connection.ask_json(Code.ROUTE, value, timeout_s=self.timeout_s, arrived=self._routes_arrived)
+            await connection.ask_json(Code.ROUTE, value, timeout_s=self.timeout_s, arrived=arrived)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def now_known(self, servers: tuple[Endpoint, ...]) -> None:
+        """These are the nameservers, from now on."""
+        if len(servers) > 1 and len(self.servers) == 1 and self._nameserver is not None:
+            self._nameserver.start_pings(**SILENCE)
+        self.servers = servers
 
     async def ask_nameserver(
         self, code: int, value: object, *, arrived: Callable[[dict[str, Any]], None] | None = None

@@ -131,13 +131,17 @@ class RouteTable:
         self._hold(key, old.topics if old is not None else {}, known.topics)
 
     def heard(self, report: BrokerReport, *, source: str | None, stream: int, now_ms: int) -> None:
-        """A sign of life of who has reported this. Raises Fenced when another process has taken its place since."""
+        """A sign of life of who has reported this. Raises Fenced when another process has taken its place since, or had."""
         broker = report.broker
         known = self._brokers.get((broker, report.broker_id))
-        if known is None or self._streams.get(stream) is not known:
-            if known is not None and known.claims and _place(known) != _place_of(report, source):
+        if known is None:
+            raise Fenced(f"broker {broker} {report.broker_id} was forgotten; it has to register anew")
+        if self._streams.get(stream) is not known:
+            if known.claims and _place(known) != _place_of(report, source):
                 raise _taken(known, now_ms)
-            return
+            if not known.present:
+                raise Fenced(f"broker {broker} {report.broker_id} was another process; it has to register anew")
+            return  # it has a newer stream
         known.heard_ms = now_ms
         if not (known.present and known.claims):
             known.present = known.claims = True

@@ -148,6 +148,18 @@ async def test_pings_and_silence(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "nothing was heard" in connection.reason
 
 
+async def test_a_loop_that_is_held_up_all_the_time_sees_that_the_other_end_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with FakeServer() as server:
+        connection = await connect(parse_endpoint(server.address), client_id="me", handlers={}, ping_s=0.02, silent_s=0.1)
+        monkeypatch.setattr(server, "handle", lambda peer, message: None)
+        async with asyncio.timeout(20):
+            while not connection.closed:
+                time.sleep(0.05)
+                await asyncio.sleep(0)
+
+
 async def test_a_loop_that_was_held_up_has_not_heard_yet() -> None:
     """What it did not read is no silence of the other end."""
     async with FakeServer() as server:

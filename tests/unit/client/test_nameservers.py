@@ -11,6 +11,7 @@ import pytest
 
 from kourou.client import Client, cluster, dialling
 from kourou.core.errors import KourouError, NotConnected
+from kourou.core.route import parse_endpoint
 from kourou.core.wire import Code, WireMessage
 from kourou.transport.connection import Connection
 from tests.unit.client.fake_server import FakePeer, FakeServer
@@ -42,9 +43,11 @@ class Site:
     def servers(self) -> str:
         return ",".join(one.address for one in self.nameservers)
 
-    def asked(self) -> Nameserver:
+    def asked(self, client: Client) -> Nameserver:
         """The one that the client is connected to."""
-        return next(one for one in self.nameservers if one.peers)
+        connection = client._cluster._nameserver
+        assert connection is not None
+        return next(one for one in self.nameservers if one.address == str(connection.endpoint))
 
 
 @asynccontextmanager
@@ -72,17 +75,19 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("hasty")
 async def test_a_nameserver_that_goes_silent_is_replaced() -> None:
     """It watches the other one then, without being asked anything."""
-    async with site() as made, Client(made.servers), asyncio.timeout(20):
-        first = made.asked()
-        (second,) = (one for one in made.nameservers if one is not first)
+    async with site() as made, Client(made.servers) as client, asyncio.timeout(20):
+        first = made.asked(client)
         first.mute = True
-        await second.until(lambda: bool(second.watchers))
+        while client._cluster._nameserver is None or str(client._cluster._nameserver.endpoint) == first.address:
+            await asyncio.sleep(0.01)
+        (second,) = (one for one in made.nameservers if one is not first)
+        assert second.watchers
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_what_was_asked_of_a_silent_nameserver_is_asked_of_the_other() -> None:
     async with site() as made, Client(made.servers) as client, asyncio.timeout(20):
-        made.asked().mute = True
+        made.asked(client).mute = True
         async with client.producer() as producer:
             await producer.send("t", b"x")
         assert len(made.broker.frames) == 1
@@ -129,6 +134,61 @@ async def test_a_push_behind_an_answer_is_the_newer_one() -> None:
         nameserver.behind = {"a": successor.address}
         await client._cluster.refresh_brokers()
         assert str(client._cluster.masters["a"]) == successor.address
+
+
+class Late(Nameserver):
+    """It answers ROUTE when the test lets it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.held_back: list[tuple[FakePeer, WireMessage]] = []
+
+    def on_route(self, peer: FakePeer, message: WireMessage) -> None:
+        self.held_back.append((peer, message))
+
+    def answer_all(self) -> None:
+        for peer, message in self.held_back:
+            super().on_route(peer, message)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_of_two_that_answer_at_once_the_one_that_is_watched_is_believed() -> None:
+    """The other one may be behind, and will not say when it is not any more."""
+    for _ in range(10):
+        async with FakeServer("a") as broker, FakeServer("a") as former, Late("n0") as one, Late("n1") as other:
+            one.brokers, other.brokers = {"a": broker}, {"a": former}
+            opening = asyncio.create_task(Client(f"{one.address},{other.address}").__aenter__())
+            await one.until(lambda one=one: bool(one.held_back))  # type: ignore[misc]
+            await other.until(lambda other=other: bool(other.held_back))  # type: ignore[misc]
+            one.answer_all()
+            other.answer_all()
+            client = await opening
+            connection = client._cluster._nameserver
+            assert connection is not None
+            right = broker if str(connection.endpoint) == one.address else former
+            other.push_routes()
+            one.push_routes()
+            assert str(client._cluster.masters["a"]) == right.address
+            await client.close()
+
+
+async def test_a_second_nameserver_that_is_learnt_of_later_makes_haste() -> None:
+    async with site() as made, Client(made.nameservers[0].address) as client:
+        connection = client._cluster._nameserver
+        assert connection is not None
+        client._cluster.now_known(tuple(parse_endpoint(one.address) for one in made.nameservers))
+        assert (connection._ping_s, connection._silent_s) == (1.0, 2.5)
+
+
+async def test_a_bug_where_an_answer_is_taken_is_told_to_whoever_waits() -> None:
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    async with site(1) as made, Client(made.servers) as client:
+        client._cluster.on_change(bug)
+        with pytest.raises(ZeroDivisionError):
+            await client._cluster.refresh_brokers()
+        assert made.asked(client).peers
 
 
 async def test_a_dial_that_is_too_late_is_closed() -> None:

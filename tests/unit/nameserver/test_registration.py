@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from kourou.core.clock import ManualClock
 from kourou.core.errors import BadRequest, ClientFault, IllegalName
 from kourou.nameserver.edge.registration import RegistrationService, peer_host
-from kourou.nameserver.table import RouteTable
+from kourou.nameserver.table import CLAIM_MS, RouteTable
 from kourou.proto.v1 import nameserver_pb2
 
 
@@ -84,3 +86,53 @@ def test_one_topic_that_is_not_understood_does_not_take_the_others_away() -> Non
 )
 def test_peer_host(peer: str, host: str | None) -> None:
     assert peer_host(peer) == host
+
+
+class Refused(Exception):
+    pass
+
+
+class Context:
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+
+    def peer(self) -> str:
+        return self._peer
+
+    async def abort(self, code: object, details: str) -> None:
+        raise Refused(details)
+
+
+class Stream:
+    """A broker's, step by step."""
+
+    def __init__(self, made: RegistrationService, host: str) -> None:
+        self.messages: asyncio.Queue[Any] = asyncio.Queue()
+        self.answers = made.Register(self._read(), Context(f"ipv4:{host}:1"))
+
+    async def _read(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self.messages.get()
+
+    async def say(self, **content: Any) -> Any:
+        self.messages.put_nowait(nameserver_pb2.BrokerMessage(**content))
+        return await anext(self.answers)
+
+
+async def test_a_process_that_was_displaced_is_told_at_its_next_heartbeat() -> None:
+    """First that it may ask who has its place, then why its stream ends."""
+    clock = ManualClock()
+    table = RouteTable(cluster="kourou", auto_create=False)
+    made = RegistrationService(table, name="ns", clock=clock, log=Log(), changed=lambda: None)
+    first, second = Stream(made, "10.0.0.5"), Stream(made, "10.0.0.6")
+    beat = nameserver_pb2.Heartbeat(sequence=1)
+    await first.say(report=report())
+    assert (await first.say(heartbeat=beat)).version
+    clock.advance(CLAIM_MS)
+    table.tick(clock.monotonic_ms())
+    assert (await second.say(report=report())).version
+    told = await first.say(heartbeat=beat)
+    assert (told.nameserver, told.version) == ("ns", 0)
+    with pytest.raises(Refused, match=r"registered from another address, 10\.0\.0\.6"):
+        await anext(first.answers)
+    assert (await second.say(heartbeat=beat)).version

@@ -123,7 +123,8 @@ def test_a_closed_stream_withdraws_at_once_and_keeps_the_queues(cluster: Cluster
     route = cluster.table.route("orders", dialled=DIALLED)
     assert route is not None
     assert len(route.queues) == 8
-    cluster.heard(stream=1)  # too late: the stream has ended
+    with pytest.raises(Fenced):
+        cluster.heard(stream=1)  # too late: the stream has ended
     assert cluster.masters()["b1"] is None
     cluster.closed(1)
     cluster.closed(99)
@@ -238,8 +239,18 @@ def test_two_processes_of_one_id(cluster: Cluster, epoch: int) -> None:
         cluster.heard(stream=3)
     assert cluster.masters() == {"b1": "10.0.0.9:10911"}
     cluster.closed(4)
-    cluster.heard(stream=3)  # it has to register anew
+    with pytest.raises(Fenced, match="has to register anew"):
+        cluster.heard(stream=3)
     assert cluster.masters() == {"b1": None}
+    cluster.register("b1", topic("orders", ("b1", 4)), stream=5, epoch=epoch)
+    assert cluster.masters() == {"b1": "10.0.0.5:10911"}
+
+
+def test_one_that_was_forgotten_is_told_when_it_is_heard_of(cluster: Cluster) -> None:
+    cluster.register("b1", topic("orders", ("b1", 4)), stream=1)
+    cluster.advance(FORGET_MS)
+    with pytest.raises(Fenced, match="was forgotten"):
+        cluster.heard(stream=1)
 
 
 def test_the_stream_that_was_opened_first_reports_second(cluster: Cluster) -> None:

@@ -38,12 +38,14 @@ class Registrar:
         log: Any,
         on_bug: Callable[[str], None] | None = None,
         on_refused: Callable[[str], None] | None = None,
+        on_named: Callable[[], None] | None = None,
     ) -> None:
         self._nameservers = tuple(dict.fromkeys(nameservers))
         self._report = report
         self._log = log
         self._on_bug = on_bug
         self._on_refused = on_refused
+        self._on_named = on_named
         self._versions = dict.fromkeys(nameservers, 0)
         self._changed: dict[Endpoint, asyncio.Event] = {endpoint: asyncio.Event() for endpoint in nameservers}
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,7 +124,7 @@ class Registrar:
                         await call.write(message)
                     answer = await call.read()
                     if answer is not grpc.aio.EOF and not answer.version:
-                        self._names[endpoint] = answer.nameserver  # why we are refused comes next
+                        self._named(endpoint, answer.nameserver)  # why we are refused comes next
                         answer = await call.read()
                 if answer is grpc.aio.EOF:
                     return "the stream ended"
@@ -153,8 +155,15 @@ class Registrar:
         if self._on_refused is not None:
             self._on_refused(reason)
 
+    def _named(self, endpoint: Endpoint, name: str) -> None:
+        """It says where it serves native clients."""
+        if self._names.get(endpoint) != name:
+            self._names[endpoint] = name
+            if self._on_named is not None:
+                self._on_named()
+
     def _answered(self, endpoint: Endpoint, answer: Any) -> None:
-        self._names[endpoint] = answer.nameserver
+        self._named(endpoint, answer.nameserver)
         if not self._versions[endpoint]:
             self._log.info("registered", nameserver=str(endpoint), name=answer.nameserver, version=answer.version)
         self._refusals.pop(endpoint, None)

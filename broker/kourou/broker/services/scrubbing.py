@@ -44,13 +44,13 @@ class Scrubber:
         every_ms: int,
         on_damaged: Callable[[str], None],
         mend: Callable[[int, int], Awaitable[None]] | None,
-        on_whole: Callable[[int], Awaitable[None]] | None = None,
+        on_whole: Callable[[], None] | None = None,
         known: Sequence[tuple[int, int]] = (),
     ) -> None:
         """``every_ms``: from the beginning of one reading of the log to that of the next. ``mend`` makes the log whole
         between two offsets, or raises KourouError; None: nobody can. ``on_damaged`` is told what could not be mended at
-        once, ``on_whole``, whenever all was read and no damage is left, where the part begins that is not sealed. ``known``:
-        what was found damaged before."""
+        once. ``on_whole`` is told when all of the log was read, and no damage is left; then the open segment is read, too.
+        ``known``: what was found damaged before."""
         self._damaged: dict[int, int] = dict(known[:DAMAGED_MAX])  # log offsets: from, to
         self._store = store
         self._executor = executor
@@ -59,7 +59,9 @@ class Scrubber:
         self._every_ms = every_ms
         self._on_damaged = on_damaged
         self._mend = mend
-        self._on_whole = on_whole
+        self._on_whole = on_whole  # until it was told
+        self._until = store.end_offset if on_whole is not None else 0  # read up to there, also what is not sealed
+        self._forgotten = False  # damage that there was no room to remember
         self._mend_at_ms = 0
         self._at = store.min_offset
         self._read = 0
@@ -73,17 +75,10 @@ class Scrubber:
 
     async def step(self) -> None:
         await self._mend_again()
-        store, end = self._store, self._store.log.bases[-1]
+        store = self._store
+        end = max(store.log.bases[-1], self._until)
         if self._at >= end:
-            now_ms = self._clock.monotonic_ms()
-            if self._read:
-                self._log.info("log_scrubbed", bytes=self._read, seconds=(now_ms - self._begun_ms) // 1000)
-                self._read = 0
-                if self._on_whole is not None and not self._damaged:
-                    await self._on_whole(end)
-            if now_ms - self._begun_ms < self._every_ms:
-                return
-            self._begun_ms, self._at = now_ms, store.min_offset
+            self._all_read()
             return
         self._at = at = max(self._at, store.min_offset)
         after, failure, took_ms = await asyncio.get_running_loop().run_in_executor(self._executor, self._look, at, end)
@@ -93,9 +88,26 @@ class Scrubber:
         self._size = max(BYTES_MIN, self._size // 2) if took_ms > STEP_MS else self._size
         if failure is not None and at >= store.min_offset and at not in self._damaged:
             self._log.error("log_damaged", reason=failure, next=after)
-            if not await self._mended(at, after) and len(self._damaged) < DAMAGED_MAX:
+            if await self._mended(at, after):
+                return
+            if len(self._damaged) < DAMAGED_MAX:
                 self._damaged[at] = after
                 self._on_damaged(failure)
+            else:
+                self._forgotten = True
+
+    def _all_read(self) -> None:
+        now_ms = self._clock.monotonic_ms()
+        if self._read:
+            self._log.info("log_scrubbed", bytes=self._read, seconds=(now_ms - self._begun_ms) // 1000)
+            self._read = 0
+        again = self._forgotten and not self._damaged  # all that was remembered is mended
+        if self._on_whole is not None and not self._damaged and not self._forgotten:
+            self._on_whole()
+            self._on_whole = None
+        if again or now_ms - self._begun_ms >= self._every_ms:
+            self._begun_ms, self._at, self._forgotten = now_ms, self._store.min_offset, False
+            self._until = self._store.end_offset if self._on_whole is not None else 0
 
     async def _mend_again(self) -> None:
         """What could not be mended when it was found."""

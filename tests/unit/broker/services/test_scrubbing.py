@@ -24,7 +24,9 @@ HOUR_MS = 3_600_000
 
 
 class Scrubbed:
-    def __init__(self) -> None:
+    """``wanted``: somebody waits for the log to be whole."""
+
+    def __init__(self, *, wanted: bool = False) -> None:
         self.disk = SimDisk()
         files = self.disk.files()
         files.lock()
@@ -38,15 +40,15 @@ class Scrubbed:
             self.store.finish_seal(job)
         self.clock, self.log, self.told = ManualClock(), Notes(), list[str]()
         self.pool = ThreadPoolExecutor(1)
-        self.whole_to = list[int]()
+        self.whole = 0
         self.other: bytes | None = None  # a segment as somebody else has it
         self.scrubber = Scrubber(
             self.store, executor=self.pool, clock=self.clock, log=self.log, every_ms=HOUR_MS,
-            on_damaged=self.told.append, on_whole=self._read, mend=self._mend,
+            on_damaged=self.told.append, on_whole=self._is_whole if wanted else None, mend=self._mend,
         )  # fmt: skip
 
-    async def _read(self, end: int) -> None:
-        self.whole_to.append(end)
+    def _is_whole(self) -> None:
+        self.whole += 1
 
     async def _mend(self, start: int, end: int) -> None:
         base = self.store.log.bases[1]
@@ -73,7 +75,6 @@ async def test_a_whole_log() -> None:
     assert len(scrubbed.store.log.bases) > 2
     await scrubbed.read_all()
     assert (scrubbed.scrubber.damaged, scrubbed.told) == ([], [])
-    assert scrubbed.whole_to == [scrubbed.store.log.bases[-1]]
     await scrubbed.scrubber.step()  # nothing before an hour has passed
     assert scrubbed.log.events == ["log_scrubbed"]
     scrubbed.clock.advance(HOUR_MS)
@@ -93,7 +94,58 @@ async def test_rot_is_found_where_it_is_and_reported_once() -> None:
     scrubbed.clock.advance(HOUR_MS)
     await scrubbed.read_all()
     assert len(scrubbed.told) == 2
-    assert scrubbed.whole_to == []
+    scrubbed.pool.shutdown()
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_whoever_waits_for_a_whole_log_is_told_once(late: bool) -> None:
+    """When all was read and is mended, be that long after it was read."""
+    scrubbed = Scrubbed(wanted=True)
+    base, end = scrubbed.store.log.bases[1:3]
+    whole = scrubbed.store.log.file(base).read(0, end - base)
+    scrubbed.other = None if late else whole
+    scrubbed.disk.flip(segment_name(base), list(scrubbed.store.log.frames(base, end))[3] - base + 100)
+    await scrubbed.read_all()
+    assert scrubbed.whole == (0 if late else 1)
+    scrubbed.other = whole
+    scrubbed.clock.advance(RETRY_MS)
+    await scrubbed.scrubber.step()
+    assert scrubbed.whole == 1
+    scrubbed.clock.advance(HOUR_MS)
+    await scrubbed.read_all()
+    assert scrubbed.whole == 1
+    scrubbed.pool.shutdown()
+
+
+async def test_what_is_not_sealed_is_read_for_whoever_waits() -> None:
+    scrubbed = Scrubbed(wanted=True)
+    store = scrubbed.store
+    base = store.log.bases[-1]
+    (first, *_) = store.log.frames(base, store.end_offset)
+    scrubbed.disk.flip(segment_name(base), first - base + 100)
+    await scrubbed.read_all()
+    assert scrubbed.scrubber.damaged == [first]
+    assert scrubbed.whole == 0
+    scrubbed.pool.shutdown()
+
+
+async def test_more_damage_than_is_remembered_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrubbing, "DAMAGED_MAX", 1)
+    scrubbed = Scrubbed(wanted=True)
+    base, end = scrubbed.store.log.bases[1:3]
+    whole = scrubbed.store.log.file(base).read(0, end - base)
+    offsets = list(scrubbed.store.log.frames(base, end))
+    for offset in (offsets[2], offsets[5]):
+        scrubbed.disk.flip(segment_name(base), offset - base + 100)
+    await scrubbed.read_all()
+    assert scrubbed.scrubber.damaged == [offsets[2]]
+    scrubbed.other = whole
+    scrubbed.clock.advance(RETRY_MS)
+    await scrubbed.scrubber.step()
+    assert (scrubbed.scrubber.damaged, scrubbed.whole) == ([], 0)
+    await scrubbed.read_all()
+    assert scrubbed.whole == 1
+    assert scrubbed.store.log.file(base).read(0, end - base) == whole
     scrubbed.pool.shutdown()
 
 

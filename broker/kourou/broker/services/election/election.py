@@ -157,6 +157,11 @@ class Election:
     def mended(self) -> None:
         self.elector.mended()
 
+    @property
+    def barred(self) -> str | None:
+        """Why this member does not lead at present, whoever wants it to."""
+        return self.elector.readiness.barred
+
     def asked_to_pledge(self, epoch: int) -> bool:
         pledged = self.elector.asked_to_pledge(epoch, now_ms=self.now_ms())
         self._perform()
@@ -167,10 +172,10 @@ class Election:
         wish = Operation(kind, to, f"{random.getrandbits(64):016x}")
         await self._store.transact(Txn((), (Put(self.keys.op, wish.encode()),)))
 
-    def term(self) -> tuple[int, int | None]:
-        """The group's epoch, and who leads it, as etcd has said."""
+    def group(self) -> tuple[int, int | None, tuple[int, ...]]:
+        """The group's epoch, who leads it, and the sync state set, as etcd has said."""
         state = self.elector.view.state
-        return (0, None) if state is None else (state.epoch, state.master)
+        return (0, None, ()) if state is None else (state.epoch, state.master, state.sss)
 
     def status(self) -> dict[str, Any]:
         elector, now = self.elector, self.now_ms()
@@ -178,7 +183,7 @@ class Election:
         return {
             "phase": elector.phase.value,
             "halted": elector.halted,
-            "barred": elector.readiness.barred,
+            "barred": self.barred,
             "epoch": state.epoch if state is not None else None,
             "master": state.master if state is not None else None,
             "sync_state_set": list(state.sss) if state is not None else [],

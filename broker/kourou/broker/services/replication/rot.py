@@ -41,15 +41,3 @@ def damage_at(store: Store, offset: int, end: int) -> str | None:
     except DamagedLog as failure:
         return str(failure)
     return None
-
-
-def is_whole(store: Store, start: int, end: int) -> bool:
-    """*Blocking*. The log on the disk, all of it between two offsets."""
-    while start < end:
-        try:
-            file, at = store.log.locate(start)
-            file.forget(at, LOOK_BYTES)
-            start += verify_frames(store, start, end=end, bytes_max=LOOK_BYTES, once=True)
-        except DamagedLog:
-            return False
-    return True

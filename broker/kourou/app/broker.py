@@ -33,7 +33,6 @@ from kourou.core.wire import WireMessage
 from kourou.gateway.tunnel import CallInfo
 from kourou.proto.v1 import nameserver_pb2
 from kourou.runtime import gc_tame
-from kourou.runtime.process import Ready, serve
 from kourou.transport.server import Handler
 
 SOON_MS, LATER_MS = 20, 200  # when clients that came before the slaves ask again
@@ -379,12 +378,3 @@ class BrokerProcess(BrokerServer):
                 for topic in node.state.topics.all()
             ],
         )
-
-
-async def run(options: BrokerOptions, *, log: Any, ready: Ready) -> None:
-    """Serve until SIGTERM or SIGINT. Raises KourouError when the broker can't start or fails."""
-    process = BrokerProcess
-    if options.failover == "etcd":
-        from kourou.app.failover import FailoverProcess as process
-
-    await serve(process(options, log=log), ready=ready, connections=options.max_connections)

@@ -231,7 +231,7 @@ def broker(
     if not options.nameservers:
         raise CommandFailed("a broker needs --nameserver HOST:PORT; for a node on its own: kourou standalone", status=2)
     _check_data(options.data)
-    from kourou.app.broker import run
+    from kourou.app.brokermode import run
 
     _serve(lambda log: run(options, log=log, ready=say_ready), host=options.host, log_level=options.log_level)
     return 0

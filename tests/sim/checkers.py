@@ -71,6 +71,7 @@ class History:
     )  # where consumers were in each queue as they ended, if more may come
     lost: set[str] = field(default_factory=set)  # names that were lost where the promise allows for it
     rewound: dict[int, int] = field(default_factory=dict)  # queues of which something was lost, from an offset on
+    commits_lost: bool = False  # perhaps, where the promise allows for it
 
 
 Queues = Mapping[int, Sequence[str]]  # what a queue holds in the end, in order
@@ -163,7 +164,7 @@ def nothing_skipped(history: History, queues: Queues) -> Iterator[str]:
 def offsets(history: History, queues: Queues) -> Iterator[str]:
     """Committed offsets never go back, and never pass the end of the queue."""
     last: dict[int, tuple[int, ...]] = {}
-    for event in history.committed if not history.rewound else ():
+    for event in () if history.rewound or history.commits_lost else history.committed:
         before = last.get(event.consumer)
         if before is not None and any(now < then for now, then in zip(event.places, before, strict=True)):
             if isinstance(event, Looked):

@@ -110,6 +110,7 @@ class World:
         invariants.same_state(self)
         history = self.clients.history
         history.lost, history.rewound = self.truth.lost, self.truth.rewound
+        history.commits_lost = bool(self.truth.rewinds)
         found = checkers.check(history, self.truth.queues)
         if not self.truth.rewinds and not self.truth.disbelieved:
             found += sharedcheckers.check(self.clients.shared)

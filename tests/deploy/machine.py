@@ -16,11 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.integration import node
 from tests.integration.node import ROOT
 
 LIMIT_S = 300.0
@@ -36,15 +38,16 @@ PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DE
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 SHUT_DOWN = signal.SIGRTMIN + 4  # systemd(1): starts poweroff.target
 
+ROOTFS = os.environ.get("KOUROU_TEST_ROOTFS", "")
+needs_machine = [
+    pytest.mark.skipif(not ROOTFS, reason="KOUROU_TEST_ROOTFS names no directory with a Debian (make test-machine)"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="chroot and namespaces need root"),
+    pytest.mark.slow,
+]
+until = partial(node.until, limit_s=LIMIT_S)
+
 _fetched: dict[Path, str] = {}
 Done = subprocess.CompletedProcess[str]
-
-
-def until(true: Callable[[], bool], what: str, explain: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < deadline, f"{what}: not in {LIMIT_S:.0f} s\n{explain()}"
-        time.sleep(0.1)
 
 
 class Machine:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.machine import ROOTFS, Machine
 from tests.integration.node import Node
 
 
@@ -16,3 +17,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     data: Path = tmp_path_factory.mktemp("node")
     with Node(data) as running:
         yield running
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A Debian with our sources in it; for tests that are marked ``needs_machine``."""
+    with Machine(Path(ROOTFS)).prepared() as prepared:
+        yield prepared

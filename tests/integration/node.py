@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +29,16 @@ def patched(folder: Path, program: str, **env: str) -> dict[str, str]:
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(program)
     return {"PYTHONPATH": f"{folder}{os.pathsep}{environment()['PYTHONPATH']}", **env}
+
+
+def until(
+    holds: Callable[[], object], what: str, explain: Callable[[], str] = str, *, limit_s: float = 30.0, pause_s: float = 0.05
+) -> None:
+    """Look again and again until it holds. AssertionError, with what explains it, when it does not come to that in time."""
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s: {what}\n{explain()}"
+        time.sleep(pause_s)
 
 
 class Process:

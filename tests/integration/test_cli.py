@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from kourou.client.blocking import Client
+from tests.integration import node as processes
 from tests.integration.command import COMMAND, Ended, Shell, side_by_side
 from tests.integration.node import ROOT, Node, Process
 
@@ -57,17 +59,13 @@ def alone(tmp_path: Path) -> Shell:
     return Shell(None, tmp_path)
 
 
+until = partial(processes.until, limit_s=20, pause_s=0.01)
+
+
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
     with Client(server.node.address) as opened:
         yield opened
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 20 s: {what}"
-        time.sleep(0.01)
 
 
 def keys(value: Any) -> Any:

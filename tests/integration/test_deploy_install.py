@@ -9,27 +9,9 @@ It changes the directory that KOUROU_TEST_ROOTFS names, as root, and downloads p
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from tests.deploy.machine import INSTALL, Machine, needs_machine
 
-import pytest
-
-from tests.deploy.machine import INSTALL, Machine
-
-ROOTFS = os.environ.get("KOUROU_TEST_ROOTFS", "")
-
-pytestmark = [
-    pytest.mark.skipif(not ROOTFS, reason="KOUROU_TEST_ROOTFS names no directory with a Debian (make test-machine)"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="chroot needs root"),
-    pytest.mark.slow,
-]
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine(Path(ROOTFS)).prepared() as prepared:
-        yield prepared
+pytestmark = needs_machine
 
 
 def test_a_machine(machine: Machine) -> None:

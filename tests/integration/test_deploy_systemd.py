@@ -7,15 +7,8 @@ In the directory that KOUROU_TEST_ROOTFS names, as test_deploy_install.py; syste
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from tests.deploy.machine import Machine, needs_machine, until
 
-import pytest
-
-from tests.deploy.machine import Machine, until
-
-ROOTFS = os.environ.get("KOUROU_TEST_ROOTFS", "")
 NAMESERVER, BROKER, PROXY, STANDALONE = "kourou-nameserver", "kourou-broker@orders", "kourou-proxy", "kourou-standalone"
 CLUSTER = (NAMESERVER, BROKER, PROXY)
 TOPIC = "events"
@@ -23,17 +16,7 @@ NAMESERVERS, NODE = ("--server", "127.0.0.1:9876"), ("--server", "127.0.0.1:1091
 READY = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8090/readyz', timeout=10)"
 PATIENCE_S = "120"
 
-pytestmark = [
-    pytest.mark.skipif(not ROOTFS, reason="KOUROU_TEST_ROOTFS names no directory with a Debian (make test-machine)"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
-    pytest.mark.slow,
-]
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with Machine(Path(ROOTFS)).prepared() as prepared:
-        yield prepared
+pytestmark = needs_machine
 
 
 def shown(machine: Machine, unit: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ import grpc.aio
 import pytest
 
 from kourou.client import Client
-from tests.integration.node import ROOT, Process
+from tests.integration.node import ROOT, Process, until
 from tests.integration.official import Code, Official, message
 
 HAPROXY = shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")
@@ -91,13 +91,6 @@ def ours(proxies: list[Server], nameservers: list[Server], ports: dict[str, int]
         text, count = re.subn(rf"bind {re.escape(bind)}\n", f"bind 127.0.0.1:{port}\n", text)
         assert count == 1, bind
     return text
-
-
-def until(holds: Any, what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def is_ready(port: int) -> bool:

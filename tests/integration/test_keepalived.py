@@ -15,7 +15,6 @@ import re
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,13 +28,14 @@ from kourou.client import Client, KourouError
 from tests.chaos.claim import Claim, CommandFailed, command
 from tests.chaos.network import WORLD, Host, Network
 from tests.chaos.process import Process
+from tests.integration import node
 from tests.integration.node import ROOT, environment
 from tests.integration.official import Code, Official, message
 from tests.integration.test_haproxy import CONFIG, HAPROXY, KEEPALIVED, needs_haproxy, needs_keepalived
 
 KEEPALIVED_CONFIG = ROOT / "deploy/haproxy/keepalived.conf"
 VIRTUAL = WORLD - 1  # its place in the network
-LIMIT_S = 90.0
+until = partial(node.until, limit_s=90.0)
 INVISIBLE_MS = 5_000  # what was under way to a client when its connection went down comes again after this
 KINDS = ("native", "official")
 BACKUP = "Entering BACKUP STATE"
@@ -233,13 +233,6 @@ def addressed(text: str, places: dict[str, str]) -> str:
 def replaced(text: str, old: str, new: str) -> str:
     assert text.count(old) == 1, old
     return text.replace(old, new)
-
-
-def until(holds: Callable[[], object], what: str, more: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}\n{more()}"
-        time.sleep(0.05)
 
 
 @pytest.fixture

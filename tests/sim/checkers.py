@@ -164,14 +164,14 @@ def nothing_skipped(history: History, queues: Queues) -> Iterator[str]:
 def offsets(history: History, queues: Queues) -> Iterator[str]:
     """Committed offsets never go back, and never pass the end of the queue."""
     last: dict[int, tuple[int, ...]] = {}
-    for event in () if history.rewound or history.commits_lost else history.committed:
+    for event in history.committed if not history.rewound else ():
         before = last.get(event.consumer)
         if before is not None and any(now < then for now, then in zip(event.places, before, strict=True)):
-            if isinstance(event, Looked):
-                yield f"gone back: consumer {event.consumer} is told {event.places}, it had committed {before}"
-            else:
+            if not isinstance(event, Looked):
                 last[event.consumer] = tuple(map(max, event.places, before))
                 continue
+            if not history.commits_lost:
+                yield f"gone back: consumer {event.consumer} is told {event.places}, it had committed {before}"
         last[event.consumer] = event.places
         for queue, place in enumerate(event.places):
             if place > len(queues.get(queue, ())):

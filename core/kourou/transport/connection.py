@@ -253,15 +253,16 @@ class Connection(asyncio.BufferedProtocol):
             self._next_ping()
 
     def _next_ping(self) -> None:
-        self._pinger = self._loop.call_at(self._loop.time() + self._ping_s, self._ping, self._loop.time() + self._ping_s)
+        due = self._loop.time() + self._ping_s
+        self._pinger = self._loop.call_at(due, self._ping, due)
 
     def _ping(self, due: float) -> None:
         now = self._loop.time()
         quiet_s = now - self._heard_at
-        held_up = quiet_s > self._silent_s and now - due > self._ping_s / 2
-        self._held_up = self._held_up + 1 if held_up else 0
+        silent = quiet_s > self._silent_s
         # What was said while the loop was held up has not been read yet; but some loops are held up again and again.
-        if quiet_s > self._silent_s and not 0 < self._held_up <= HELD_UP_TIMES:
+        self._held_up = self._held_up + 1 if silent and now - due > self._ping_s / 2 else 0
+        if silent and not 0 < self._held_up <= HELD_UP_TIMES:
             self.abort(f"nothing was heard for {self._silent_s:g} s")
             return
         if max(quiet_s, now - self._sent_at) >= self._ping_s * 0.9:

@@ -137,9 +137,10 @@ class RouteTable:
         if known is None:
             raise Fenced(f"broker {broker} {report.broker_id} was forgotten; it has to register anew")
         if self._streams.get(stream) is not known:
-            if known.claims and _place(known) != _place_of(report, source):
+            elsewhere = _place(known) != _place_of(report, source)
+            if elsewhere and known.claims:
                 raise _taken(known, now_ms)
-            if not known.present:
+            if elsewhere or not known.present:
                 raise Fenced(f"broker {broker} {report.broker_id} was another process; it has to register anew")
             return  # it has a newer stream
         known.heard_ms = now_ms

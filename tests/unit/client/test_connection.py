@@ -156,7 +156,7 @@ async def test_a_loop_that_is_held_up_all_the_time_sees_that_the_other_end_is_si
         monkeypatch.setattr(server, "handle", lambda peer, message: None)
         async with asyncio.timeout(20):
             while not connection.closed:
-                time.sleep(0.05)
+                time.sleep(0.05)  # holds the loop up
                 await asyncio.sleep(0)
 
 
@@ -165,7 +165,7 @@ async def test_a_loop_that_was_held_up_has_not_heard_yet() -> None:
     async with FakeServer() as server:
         connection = await connect(parse_endpoint(server.address), client_id="me", handlers={}, ping_s=0.02, silent_s=0.1)
         pings = len(server.asked(Code.PING))
-        time.sleep(0.5)
+        time.sleep(0.5)  # holds the loop up
         await server.until(lambda: len(server.asked(Code.PING)) > pings + 2)
         assert not connection.closed
         connection.close()

@@ -238,6 +238,9 @@ def test_two_processes_of_one_id(cluster: Cluster, epoch: int) -> None:
     with pytest.raises(Fenced, match=r"another address, 10\.0\.0\.9"):  # the first one was only frozen
         cluster.heard(stream=3)
     assert cluster.masters() == {"b1": "10.0.0.9:10911"}
+    cluster.advance(CLAIM_MS)  # now the second one is silent
+    with pytest.raises(Fenced, match="has to register anew"):
+        cluster.heard(stream=3)
     cluster.closed(4)
     with pytest.raises(Fenced, match="has to register anew"):
         cluster.heard(stream=3)
